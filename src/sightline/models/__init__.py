@@ -1,0 +1,1 @@
+"""Every model family; `zoo.load` finds the one a folder needs."""

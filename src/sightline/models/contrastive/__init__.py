@@ -1,0 +1,1 @@
+"""Two towers, one space: CLIP, SigLIP, CoCa."""

@@ -1,0 +1,42 @@
+"""Builds the processor of a checkpoint folder from whatever files the folder holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sightline.hub import Model, read_json
+from sightline.media import NaFlexProcessor, PictureProcessor
+from sightline.models.language.tokenizers import Tokenizer
+from sightline.models.processor import PictureSide, Processor
+
+
+def read_processor(folder: Path, model: Model[Any]) -> Processor | None:
+    """Picture side and tokenizer, each if its files are there; None when neither is."""
+    pictures, tokenizer = read_picture_side(folder), None
+    limit = context_length(model)
+    if limit is not None and Tokenizer.present(folder):
+        tokenizer = Tokenizer.from_folder(folder, context_length=limit, model_type=model.config.model_type)
+    return None if pictures is None and tokenizer is None else Processor(pictures, tokenizer)
+
+
+def read_picture_side(folder: Path) -> PictureSide | None:
+    """From preprocessor_config.json, processor_config.json (transformers 5) or open_clip_config.json."""
+    if (folder / "preprocessor_config.json").is_file():
+        data = read_json(folder / "preprocessor_config.json")
+    elif (folder / "processor_config.json").is_file():
+        data = read_json(folder / "processor_config.json").get("image_processor") or {}
+    elif (folder / "open_clip_config.json").is_file():
+        return PictureProcessor.from_open_clip(read_json(folder / "open_clip_config.json"))
+    else:
+        return None
+    if "Siglip2" in str(data.get("image_processor_type", "")):
+        return NaFlexProcessor.from_dict(data)
+    return PictureProcessor.from_dict(data)
+
+
+def context_length(model: Model[Any]) -> int | None:
+    """The longest text the model reads; None if it reads none."""
+    config = getattr(model.config, "text_config", model.config)
+    length = getattr(config, "max_position_embeddings", None) or getattr(config, "context_length", None)
+    return int(length) if length else None

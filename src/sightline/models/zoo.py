@@ -1,0 +1,64 @@
+"""From a checkpoint folder to the class that reads it: one literal table. No code is taken from a checkpoint."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from sightline.errors import ConfigError
+from sightline.hub import Model, read_json, resolve
+from sightline.models.loading import read_processor
+from sightline.runtime import place
+
+ZOO = {  # (model_type, architecture or "" for any) → module under sightline.models, class
+    ("clip", ""): ("contrastive.clip", "CLIP"),
+    ("clip_vision_model", ""): ("vision.clip_vision", "CLIPVision"),
+    ("clip_text_model", ""): ("language.clip_text", "CLIPText"),
+    ("vit", "ViTForImageClassification"): ("vision.vit", "ViTClassifier"),
+    ("vit", ""): ("vision.vit", "ViT"),
+    ("siglip", ""): ("contrastive.siglip", "SigLIP"),
+    ("siglip2", ""): ("contrastive.siglip2", "SigLIP2"),
+    ("open_clip", "CLIP"): ("contrastive.open_clip", "OpenCLIP"),
+    ("open_clip", "ResNet"): ("contrastive.clip_resnet", "CLIPResNet"),
+    ("open_clip", "CoCa"): ("contrastive.coca", "CoCa"),
+}
+
+
+def load(
+    ref: str | Path, device: str = "auto", dtype: str = "auto", revision: str | None = None
+) -> Model[Any]:
+    """Load a model with its processor.
+
+    ref: a folder, a Hugging Face id, or `sightline:NAME`. dtype "auto": the fastest the device runs natively within
+    the documented tolerance (runtime.place). Raises WeightsError or ConfigError in one sentence.
+    """
+    folder = resolve(ref, revision)
+    where = place(device, dtype)
+    model = model_class(folder).from_folder(folder, dtype=where.dtype, device=where.device)
+    model.processor = read_processor(folder, model)
+    return model
+
+
+def model_class(folder: Path) -> type[Model[Any]]:
+    """The class for a checkpoint folder, from config.json alone."""
+    if not (folder / "config.json").is_file() and (folder / "open_clip_config.json").is_file():
+        kind, architecture = "open_clip", open_clip_layout(read_json(folder / "open_clip_config.json"))
+    else:
+        data = read_json(folder / "config.json")
+        kind, architecture = str(data.get("model_type", "")), str((data.get("architectures") or [""])[0])
+    found = ZOO.get((kind, architecture)) or ZOO.get((kind, ""))
+    if found is None:
+        known = ", ".join(sorted({name for name, _ in ZOO}))
+        raise ConfigError(f'{folder} is of model_type "{kind}", which Sightline does not know; it knows {known}.')
+    module, name = found
+    return getattr(importlib.import_module(f"sightline.models.{module}"), name)  # type: ignore[no-any-return]
+
+
+def open_clip_layout(data: dict[str, Any]) -> str:
+    """Which network an open_clip_config.json describes."""
+    config = data.get("model_cfg", {})
+    if "multimodal_cfg" in config:
+        return "CoCa"
+    layers = config.get("vision_cfg", {}).get("layers")
+    return "ResNet" if isinstance(layers, list) else "CLIP"
