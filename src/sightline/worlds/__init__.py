@@ -1,0 +1,1 @@
+"""Worlds that we can draw with exact truth. `tabletop` is the first."""
