@@ -1,0 +1,121 @@
+"""Attention: every token asks (query), every token answers (key), and carries something (value).
+
+softmax(Q Kᵀ / √d + bias) V            Vaswani et al. 2017, arXiv:1706.03762, §3.2
+
+Every model in Sightline goes through `attend`, one call of torch's scaled dot-product attention, or through its
+readable twin `attend_readably`, which returns the weights as well. The two are equal; a test says so.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sightline.nn.masks import causal_bias
+from sightline.nn.positions import Rotation, rotate
+
+
+def attend(
+    query: Float[Tensor, "batch heads queries size"],
+    key: Float[Tensor, "batch kv_heads keys size"],
+    value: Float[Tensor, "batch kv_heads keys value_size"],
+    *,
+    bias: Float[Tensor, "#batch #heads #queries keys"] | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> Float[Tensor, "batch heads queries value_size"]:
+    """Scaled dot-product attention; `bias` is added to the scores (0 = see, large negative = hidden)."""
+    if causal and bias is not None:
+        bias, causal = bias + causal_bias(query, key), False
+    grouped = query.shape[1] != key.shape[1]
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=bias, is_causal=causal, scale=scale, enable_gqa=grouped
+    )
+
+
+def attend_readably(
+    query: Float[Tensor, "batch heads queries size"],
+    key: Float[Tensor, "batch kv_heads keys size"],
+    value: Float[Tensor, "batch kv_heads keys value_size"],
+    *,
+    bias: Float[Tensor, "#batch #heads #queries keys"] | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> tuple[Float[Tensor, "batch heads queries value_size"], Float[Tensor, "batch heads queries keys"]]:
+    """The same as `attend`, step by step, with the weights (each row sums to one)."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if causal:
+        scores = scores + causal_bias(query, key)
+    if bias is not None:
+        scores = scores + bias
+    weights = scores.float().softmax(dim=-1).to(query.dtype)
+    return weights @ value, weights
+
+
+class Attention(nn.Module):
+    """Multi-head attention of tokens over themselves, or over a context of another width.
+
+    hidden: width of the tokens; context: width of what they look at (None: themselves); out: width of the result.
+    Self-attention holds one fused projection (query, key, value); cross-attention a query and a fused key-value.
+    kv_heads < heads is grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245).
+    """
+
+    def __init__(
+        self,
+        hidden: int,
+        heads: int,
+        *,
+        context: int | None = None,
+        width: int | None = None,
+        kv_heads: int | None = None,
+        bias: bool = True,
+        output_bias: bool | None = None,
+        out: int | None = None,
+        scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        width = hidden if width is None else width
+        self.heads, self.kv_heads = heads, heads if kv_heads is None else kv_heads
+        self.size, self.scale, self.crosses = width // heads, scale, context is not None
+        keys = self.kv_heads * self.size
+        if context is None:
+            self.qkv = nn.Linear(hidden, width + 2 * keys, bias=bias)
+        else:
+            self.query = nn.Linear(hidden, width, bias=bias)
+            self.key_value = nn.Linear(context, 2 * keys, bias=bias)
+        self.output = nn.Linear(width, hidden if out is None else out, bias=bias if output_bias is None else output_bias)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "batch queries hidden"],
+        context: Float[Tensor, "batch keys context"] | None = None,
+        *,
+        bias: Float[Tensor, "#batch #heads #queries keys"] | None = None,
+        causal: bool = False,
+        rotation: Rotation | None = None,
+        weights: bool = False,
+    ) -> tuple[Float[Tensor, "batch queries out"], Float[Tensor, "batch heads queries keys"] | None]:
+        """Returns the new tokens and, if `weights` is asked for, who looked at whom (else None)."""
+        keys = self.kv_heads * self.size
+        if self.crosses:
+            if context is None:
+                raise TypeError("this attention crosses to a context and was given none")
+            query = self.query(tokens)
+            key, value = self.key_value(context).split(keys, dim=-1)
+        else:
+            query, key, value = self.qkv(tokens).split([self.heads * self.size, keys, keys], dim=-1)
+        query, key, value = (self._by_head(x) for x in (query, key, value))
+        if rotation is not None:
+            query, key = rotate(query, rotation), rotate(key, rotation)
+        seen: Tensor | None = None
+        if weights:
+            mixed, seen = attend_readably(query, key, value, bias=bias, causal=causal, scale=self.scale)
+        else:
+            mixed = attend(query, key, value, bias=bias, causal=causal, scale=self.scale)
+        return self.output(mixed.transpose(1, 2).flatten(2)), seen
+
+    def _by_head(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch heads tokens size"]:
+        return x.unflatten(-1, (-1, self.size)).transpose(1, 2)

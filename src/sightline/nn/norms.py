@@ -1,0 +1,28 @@
+"""Norms: keep every token at one scale."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class LayerNorm(nn.LayerNorm):
+    """Subtract the mean, divide by the deviation (Ba et al. 2016). `eps` differs by family and matters at 1e-4."""
+
+    def __init__(self, hidden: int, eps: float) -> None:
+        super().__init__(hidden, eps=eps)
+
+
+class RMSNorm(nn.Module):
+    """Divide by the root mean square (Zhang & Sennrich 2019). offset=1 is Gemma's (1 + weight)."""
+
+    def __init__(self, hidden: int, eps: float, *, offset: float = 0.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((hidden,), 1.0 - offset))
+        self.eps, self.offset = eps, offset
+
+    def forward(self, x: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
+        normed = F.rms_norm(x.float(), (x.shape[-1],), eps=self.eps)
+        return (normed * (self.weight.float() + self.offset)).to(x.dtype)
