@@ -146,8 +146,9 @@ class KeyTable:
 def _ours(parts: list[Tensor], match: Match, name: str, shape: Size) -> Tensor:
     target = match.target
     if isinstance(target, Fused):
-        return cat(parts) if all(p.dim() == parts[0].dim() and p.shape[1:] == parts[0].shape[1:] for p in parts) else parts[0]
-    if isinstance(target, Turned):
+        alike = all(p.dim() > 0 and p.shape[1:] == parts[0].shape[1:] for p in parts)
+        return cat(parts) if alike else parts[0]
+    if isinstance(target, Turned) and parts[0].dim() == 2:
         return parts[0].T
     if isinstance(target, Shaped) and parts[0].numel() == shape.numel():
         return parts[0].reshape(shape)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sightline.errors import WeightsError
+from sightline.errors import ConfigError, WeightsError
 from sightline.hub.config import Config, read_json, write_json
 from sightline.hub.keys import KeyTable
 from sightline.hub.weights import FILE, read_weights, weight_files, write_weights
@@ -43,12 +43,21 @@ class Model(nn.Module, Generic[C]):
     def from_folder(cls, folder: Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Self:
         """Build from config.json and the safetensors files; strict on both sides."""
         config = cls.read_config(folder)
-        with torch.device("meta"):
-            model = cls(config)  # type: ignore[arg-type]  # a family's Config is its C
+        model = cls.shaped(config)
         tensors = cls.adapt(read_weights(folder, cls.WEIGHTS))
         model.take(tensors, dtype=dtype, device=device)
         model.folder = folder
         return model.eval()
+
+    @classmethod
+    def shaped(cls, config: Any) -> Self:
+        """The network without weights (meta device). ConfigError when the numbers do not go together."""
+        try:
+            with torch.device("meta"):
+                return cls(config)
+        except (RuntimeError, ValueError, ArithmeticError) as error:
+            what = (str(error) or type(error).__name__).splitlines()[0][:160]
+            raise ConfigError(f"config.json does not describe a {cls.__name__}: {what}.") from None
 
     @classmethod
     def read_config(cls, folder: Path) -> Any:
@@ -68,7 +77,11 @@ class Model(nn.Module, Generic[C]):
         """Fill every parameter and buffer from tensors under official names (strict)."""
         wanted = {name: tensor.shape for name, tensor in self.state_dict().items()}
         ours = self.keys().to_ours(wanted, tensors, type(self).__name__)
-        cast = {k: v.to(device=device, dtype=dtype if v.is_floating_point() else v.dtype) for k, v in ours.items()}
+        floats = {name: tensor.is_floating_point() for name, tensor in self.state_dict().items()}
+        wrong = [f"{name} ({tensor.dtype})" for name, tensor in ours.items() if tensor.is_floating_point() != floats[name]]
+        if wrong:
+            raise WeightsError(f"the weights hold whole numbers where others belong, or the reverse: {', '.join(wrong[:4])}.")
+        cast = {k: v.to(device=device, dtype=_kept(v, dtype)) for k, v in ours.items()}
         self.load_state_dict({k: v.clone() if not v.is_contiguous() else v for k, v in cast.items()}, assign=True)
         for parameter in self.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
@@ -110,3 +123,11 @@ class Model(nn.Module, Generic[C]):
         """Raise WeightsError if the model was built for its shapes only (meta device)."""
         if self.device.type == "meta":
             raise WeightsError(f"this {type(self).__name__} has shapes but no weights; load it from a folder.")
+
+
+def _kept(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """Matrices and vectors take the wanted type; integers keep theirs, and so do lone numbers (a log scale rounded to
+    bfloat16 would move every logit by 1 %)."""
+    if not tensor.is_floating_point():
+        return tensor.dtype
+    return torch.float32 if tensor.numel() == 1 else dtype

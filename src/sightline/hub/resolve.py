@@ -32,7 +32,7 @@ def resolve(ref: str | Path, revision: str | None = None) -> Path:
             raise WeightsError(f"{text} is not a built-in checkpoint; there is: {names}.")
         return folder
     text = text.removeprefix("local-dir:")
-    if Path(text).expanduser().is_dir():
+    if text and Path(text).expanduser().is_dir():
         return Path(text).expanduser()
     name = text.removeprefix("hf-hub:")
     if not ID.fullmatch(name):

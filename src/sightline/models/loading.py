@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.hub import Model, read_json
-from sightline.media import NaFlexProcessor, PictureProcessor
+from sightline.media import PictureProcessor, processor_from_dict
 from sightline.models.language.tokenizers import Tokenizer
 from sightline.models.processor import PictureSide, Processor
 
@@ -27,16 +27,14 @@ def read_picture_side(folder: Path) -> PictureSide | None:
     elif (folder / "processor_config.json").is_file():
         data = read_json(folder / "processor_config.json").get("image_processor") or {}
     elif (folder / "open_clip_config.json").is_file():
-        return PictureProcessor.from_open_clip(read_json(folder / "open_clip_config.json"))
+        return PictureProcessor.from_open_clip(read_json(folder / "open_clip_config.json").get("preprocess_cfg") or {})
     else:
         return None
-    if "Siglip2" in str(data.get("image_processor_type", "")):
-        return NaFlexProcessor.from_dict(data)
-    return PictureProcessor.from_dict(data)
+    return processor_from_dict(data)
 
 
 def context_length(model: Model[Any]) -> int | None:
     """The longest text the model reads; None if it reads none."""
-    config = getattr(model.config, "text_config", model.config)
+    config = getattr(model.config, "text_config", None) or getattr(model.config, "text_cfg", model.config)
     length = getattr(config, "max_position_embeddings", None) or getattr(config, "context_length", None)
     return int(length) if length else None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -13,12 +14,13 @@ from sightline.hub import write_json
 from sightline.models.language.tokenizers import Tokenizer
 
 
+@runtime_checkable
+@runtime_checkable
 class PictureSide(Protocol):
     """What turns pictures into tensors (media.PictureProcessor, media.NaFlexProcessor)."""
 
     def __call__(self, pictures: Sequence[Any]) -> dict[str, Tensor]: ...
     def to_dict(self) -> dict[str, Any]: ...
-    def describe(self) -> dict[str, Any]: ...
 
 
 class Processor:
@@ -52,5 +54,19 @@ class Processor:
     def describe(self) -> dict[str, Any]:
         """The manifest fields of preprocessing and tokenizer."""
         words = self.tokenizer.describe() if self.tokenizer else {"tokenizer_sha256": "", "context_length": 0}
-        look = self.pictures.describe() if self.pictures else {"resize": "", "mean": (), "std": ()}
+        look = described(self.pictures.to_dict()) if self.pictures else {"resize": "", "mean": (), "std": ()}
         return {**words, **look}
+
+
+RESIZE_FIELDS = ("size", "resample", "crop_size", "crop_offset", "patch_size", "max_num_patches", "rescale_factor")
+
+
+def described(record: dict[str, Any]) -> dict[str, Any]:
+    """The manifest fields of a preprocessor_config.json: how pictures are resized and cropped, and mean and std."""
+    steps = {k: record[k] for k in RESIZE_FIELDS if record.get(k) is not None}
+    steps |= {k: v for k, v in record.items() if k.startswith("do_") and k != "do_convert_rgb"}
+    return {
+        "resize": json.dumps(steps, sort_keys=True),
+        "mean": tuple(record.get("image_mean", ())),
+        "std": tuple(record.get("image_std", ())),
+    }

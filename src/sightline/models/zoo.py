@@ -18,16 +18,17 @@ ZOO = {  # (model_type, architecture or "" for any) → module under sightline.m
     ("vit", "ViTForImageClassification"): ("vision.vit", "ViTClassifier"),
     ("vit", ""): ("vision.vit", "ViT"),
     ("siglip", ""): ("contrastive.siglip", "SigLIP"),
+    ("siglip_vision_model", ""): ("vision.siglip_vision", "SigLIPVision"),
+    ("siglip_text_model", ""): ("language.siglip_text", "SigLIPText"),
     ("siglip2", ""): ("contrastive.siglip2", "SigLIP2"),
-    ("open_clip", "CLIP"): ("contrastive.open_clip", "OpenCLIP"),
-    ("open_clip", "ResNet"): ("contrastive.clip_resnet", "CLIPResNet"),
+    ("siglip2_vision_model", ""): ("vision.siglip2_vision", "SigLIP2Vision"),
+    ("siglip2_text_model", ""): ("contrastive.siglip2", "SigLIP2Text"),
+    ("open_clip", ""): ("contrastive.open_clip", "OpenCLIP"),
     ("open_clip", "CoCa"): ("contrastive.coca", "CoCa"),
 }
 
 
-def load(
-    ref: str | Path, device: str = "auto", dtype: str = "auto", revision: str | None = None
-) -> Model[Any]:
+def load(ref: str | Path, device: str = "auto", dtype: str = "auto", revision: str | None = None) -> Model[Any]:
     """Load a model with its processor.
 
     ref: a folder, a Hugging Face id, or `sightline:NAME`. dtype "auto": the fastest the device runs natively within
@@ -46,7 +47,8 @@ def model_class(folder: Path) -> type[Model[Any]]:
         kind, architecture = "open_clip", open_clip_layout(read_json(folder / "open_clip_config.json"))
     else:
         data = read_json(folder / "config.json")
-        kind, architecture = str(data.get("model_type", "")), str((data.get("architectures") or [""])[0])
+        listed = data.get("architectures")
+        kind, architecture = str(data.get("model_type", "")), str(listed[0]) if isinstance(listed, list) and listed else ""
     found = ZOO.get((kind, architecture)) or ZOO.get((kind, ""))
     if found is None:
         known = ", ".join(sorted({name for name, _ in ZOO}))
@@ -56,9 +58,6 @@ def model_class(folder: Path) -> type[Model[Any]]:
 
 
 def open_clip_layout(data: dict[str, Any]) -> str:
-    """Which network an open_clip_config.json describes."""
-    config = data.get("model_cfg", {})
-    if "multimodal_cfg" in config:
-        return "CoCa"
-    layers = config.get("vision_cfg", {}).get("layers")
-    return "ResNet" if isinstance(layers, list) else "CLIP"
+    """Which network an open_clip_config.json describes: CoCa, or CLIP (whatever its towers)."""
+    config = data.get("model_cfg")
+    return "CoCa" if isinstance(config, dict) and config.get("multimodal_cfg") else "CLIP"

@@ -8,10 +8,12 @@ readable twin `attend_readably`, which returns the weights as well. The two are 
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sightline.errors import ConfigError
 from sightline.nn.masks import causal_bias
 from sightline.nn.positions import Rotation, rotate
 
@@ -26,6 +28,8 @@ def attend(
     scale: float | None = None,
 ) -> Float[Tensor, "batch heads queries value_size"]:
     """Scaled dot-product attention; `bias` is added to the scores (0 = see, large negative = hidden)."""
+    if _trains_on_cpu(query, key):
+        return attend_readably(query, key, value, bias=bias, causal=causal, scale=scale)[0]
     if causal and bias is not None:
         bias, causal = bias + causal_bias(query, key), False
     grouped = query.shape[1] != key.shape[1]
@@ -55,6 +59,13 @@ def attend_readably(
     return weights @ value, weights
 
 
+def _trains_on_cpu(query: Tensor, key: Tensor) -> bool:
+    """Whether the plain steps win: the fused kernel's bfloat16 backward pass on a CPU is 4 times slower at 50 to 77
+    tokens and equal at 197 (measured with torch 2.13)."""
+    learning = torch.is_grad_enabled() and query.requires_grad
+    return learning and query.device.type == "cpu" and query.dtype == torch.bfloat16 and key.shape[-2] <= 128
+
+
 class Attention(nn.Module):
     """Multi-head attention of tokens over themselves, or over a context of another width.
 
@@ -78,6 +89,8 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         width = hidden if width is None else width
+        if heads < 1 or width % heads:
+            raise ConfigError(f"a width of {width} does not divide into {heads} heads; check the numbers in config.json.")
         self.heads, self.kv_heads = heads, heads if kv_heads is None else kv_heads
         self.size, self.scale, self.crosses = width // heads, scale, context is not None
         keys = self.kv_heads * self.size

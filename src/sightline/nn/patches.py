@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sightline.errors import PictureError
+
 
 class PatchEmbedding(nn.Module):
     """Cut into patch × patch squares (row-major) and project each with one linear map (Dosovitskiy et al. 2021, §3.1).
@@ -26,6 +28,9 @@ class PatchEmbedding(nn.Module):
         self, pixels: Float[Tensor, "batch channels height width"]
     ) -> tuple[Float[Tensor, "batch tokens hidden"], tuple[int, int]]:
         """Returns the tokens and their grid (rows, columns)."""
+        if min(pixels.shape[-2:]) < self.patch:
+            height, width = pixels.shape[-2:]
+            raise PictureError(f"a picture of {width}×{height} px holds no patch of {self.patch}; give it a larger one.")
         patches, grid = cut(pixels.to(self.weight.dtype), self.patch)
         return F.linear(patches, self.weight.flatten(1), self.bias), grid
 

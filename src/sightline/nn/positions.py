@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sightline.errors import ConfigError
+
 Resample = Literal["bicubic", "bicubic-antialias", "bilinear", "bilinear-antialias", "nearest"]
 
 
@@ -26,6 +28,8 @@ class GridPositions(nn.Module):
 
     def __init__(self, grid: tuple[int, int], hidden: int, *, prefix: int = 0, resample: Resample = "bicubic") -> None:
         super().__init__()
+        if min(grid) < 1:
+            raise ConfigError(f"a grid of {grid[0]} × {grid[1]} patches is empty; config.json's patch is larger than its image.")
         self.grid, self.prefix, self.resample = grid, prefix, resample
         self.table = nn.Parameter(torch.zeros(prefix + grid[0] * grid[1], hidden))
 

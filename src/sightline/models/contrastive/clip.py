@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from sightline.hub import Config, KeyTable
@@ -50,13 +51,19 @@ class CLIP(DualEncoder[CLIPConfig]):
 
     def encode_image(self, pixel_values: Tensor, **wanted: Any) -> tuple[Tensor, EncoderOutput]:
         out = self.vision(pixel_values, **wanted)
-        return self.visual_projection(out.pooler_output), out
+        out.pooler_output = self.visual_projection(out.pooler_output)  # as the official model returns it
+        return out.pooler_output, out
 
     def encode_text(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **wanted: Any
     ) -> tuple[Tensor, EncoderOutput]:
         out = self.text(input_ids, attention_mask, **wanted)
-        return self.text_projection(out.pooler_output), out
+        out.pooler_output = self.text_projection(out.pooler_output)
+        return out.pooler_output, out
+
+    def patch_features(self, out: EncoderOutput) -> Float[Tensor, "batch patches dim"]:
+        """Patch tokens in the shared space, through the norm and projection that [CLS] takes (not normalised)."""
+        return self.visual_projection(self.vision.norm(out.last_hidden_state[:, 1:]))
 
     @property
     def embedding_dim(self) -> int:

@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sightline.hub import Config, Manifest, Model, digest, weight_files
+from sightline.errors import UsageError
+from sightline.hub import Config, Manifest, Model, digest
 from sightline.models.outputs import DualOutput, EncoderOutput
 
 C = TypeVar("C", bound=Config)
@@ -25,7 +26,11 @@ class DualEncoder(Model[C]):
 
     score_function: ClassVar[Literal["softmax", "sigmoid"]] = "softmax"
     logit_scale: nn.Parameter  # the natural logarithm of the scale
-    logit_bias: nn.Parameter | None = None
+    logit_bias: nn.Parameter | None
+
+    def __init__(self, config: C) -> None:
+        super().__init__(config)
+        self.register_parameter("logit_bias", None)  # only a family that learns one sets it
 
     def encode_image(self, **pictures: Any) -> tuple[Tensor, EncoderOutput]:
         """Embeddings [B, D] before normalisation, and the tower's own output."""
@@ -36,6 +41,10 @@ class DualEncoder(Model[C]):
     ) -> tuple[Tensor, EncoderOutput]:
         """Embeddings [B, D] before normalisation, and the tower's own output."""
         raise NotImplementedError
+
+    def patch_features(self, out: EncoderOutput) -> Float[Tensor, "batch patches dim"]:
+        """Patch tokens in the shared space, not normalised, from the picture tower's output."""
+        raise UsageError(f"{type(self).__name__} places whole pictures only; its patches are in no shared space.")
 
     @property
     def embedding_dim(self) -> int:
@@ -89,7 +98,7 @@ class DualEncoder(Model[C]):
 def weights_digest(model: Model[C]) -> str:
     """The hash of the weight files it was loaded from; for a model made in memory, of its parameters."""
     if model.folder is not None:
-        return digest(weight_files(model.folder))
+        return digest(model.weight_files())
     sha = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         sha.update(name.encode())

@@ -5,6 +5,7 @@ pixels [B, 3, H, W] → patch tokens [B, N, D] → + [CLS] → + positions → L
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,9 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sightline.errors import ConfigError
 from sightline.hub import Config, Fused, KeyTable, Model, Shaped
 from sightline.models.outputs import ClassifierOutput, EncoderOutput
-from sightline.nn import Attention, Block, GridPositions, LayerNorm, MLP, PatchEmbedding, Stack, activation
+from sightline.nn import MLP, Attention, Block, GridPositions, LayerNorm, PatchEmbedding, Stack, activation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,9 @@ class ViTConfig(Config):
     def labels(self) -> list[str]:
         """Class names by index; the official default is two classes."""
         names = self.id2label or {"0": "LABEL_0", "1": "LABEL_1"}
-        return [names[str(i)] for i in range(len(names))]
+        if {str(k) for k in names} != {str(i) for i in range(len(names))}:
+            raise ConfigError(f"config.json's id2label numbers {len(names)} classes, but not from 0 to {len(names) - 1}.")
+        return [str(names[str(i)]) for i in range(len(names))]
 
 
 class ViTTrunk(nn.Module):
@@ -142,6 +146,25 @@ class ViTClassifier(Model[ViTConfig]):
     ) -> ClassifierOutput:
         out = self.trunk(pixel_values, states=output_hidden_states, attentions=output_attentions)
         return ClassifierOutput(self.classifier(out.last_hidden_state[:, 0]), out.hidden_states, out.attentions)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One class: its name, its share among all classes, and the raw score behind it."""
+
+    label: str
+    probability: float
+    score: float
+
+
+def top(logits: Float[Tensor, "batch classes"], labels: Sequence[str], count: int = 5) -> list[list[Guess]]:
+    """The `count` most probable classes of each picture, best first (all of them where there are fewer)."""
+    scores = logits.float()
+    best = scores.softmax(dim=-1).topk(min(count, len(labels)), dim=-1)
+    return [
+        [Guess(labels[i], p, float(row[i])) for p, i in zip(values, indices, strict=True)]
+        for values, indices, row in zip(best.values.tolist(), best.indices.tolist(), scores, strict=True)
+    ]
 
 
 VARIANTS = {  # id → parameters with the 1000-class head, counted on the meta device

@@ -1,0 +1,111 @@
+"""Sightline: pictures and words in one space, down to metres.
+
+    import sightline
+
+    model = sightline.load("sightline:tabletop-clip")          # or a folder, or a Hugging Face id
+    labels = sightline.classify("photo.jpg", ["mug", "bowl"])  # verbs, as on the command line
+    sightline.index("photos/", to="photos.index")
+    found = sightline.search("photos.index", "a red mug")
+
+Nothing is imported before it is used, so that `import sightline` takes no time.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sightline.app.doctor import doctor
+    from sightline.app.verbs.classify import classify
+    from sightline.app.verbs.cost import cost
+    from sightline.app.verbs.embed import embed
+    from sightline.app.verbs.evaluating import evaluate_retrieval, evaluate_zero_shot, replay
+    from sightline.app.verbs.inspect import inspect_tokens
+    from sightline.app.verbs.searching import duplicates, index, search
+    from sightline.app.verbs.training import check_contrastive, train_contrastive
+    from sightline.app.verbs.world import world
+    from sightline.errors import SightlineError
+    from sightline.media import Picture, find_pictures, read_picture
+    from sightline.models.contrastive.embedder import Embedder
+    from sightline.models.zoo import load
+
+_HOME = {  # public name → the module that holds it
+    "Embedder": "models.contrastive.embedder",
+    "Picture": "media",
+    "SightlineError": "errors",
+    "check_contrastive": "app.verbs.training",
+    "classify": "app.verbs.classify",
+    "cost": "app.verbs.cost",
+    "doctor": "app.doctor",
+    "duplicates": "app.verbs.searching",
+    "embed": "app.verbs.embed",
+    "evaluate_retrieval": "app.verbs.evaluating",
+    "evaluate_zero_shot": "app.verbs.evaluating",
+    "find_pictures": "media",
+    "index": "app.verbs.searching",
+    "inspect_tokens": "app.verbs.inspect",
+    "load": "models.zoo",
+    "read_picture": "media",
+    "replay": "app.verbs.evaluating",
+    "train_contrastive": "app.verbs.training",
+    "world": "app.verbs.world",
+}
+
+__all__ = [
+    "Embedder",
+    "Picture",
+    "SightlineError",
+    "check_contrastive",
+    "classify",
+    "cost",
+    "doctor",
+    "duplicates",
+    "embed",
+    "evaluate_retrieval",
+    "evaluate_zero_shot",
+    "find_pictures",
+    "index",
+    "inspect_tokens",
+    "load",
+    "read_picture",
+    "replay",
+    "search",
+    "train_contrastive",
+    "world",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "search":
+        return importlib.import_module("sightline.search")
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("sightline")
+    if name not in _HOME:
+        raise AttributeError(f"sightline has no {name!r}")
+    return getattr(importlib.import_module(f"sightline.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class _Search(ModuleType):
+    """`search` is a verb and a room: `sightline.search(…)` searches, `sightline.search.index` is a module of the room."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return importlib.import_module("sightline.app.verbs.searching").search(*args, **options)
+
+
+class _Sightline(ModuleType):
+    """Importing the room `search` sets it as an attribute here, which must not hide the verb of the same name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "search" and isinstance(value, ModuleType):
+            value.__class__ = _Search
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Sightline

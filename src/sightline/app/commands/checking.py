@@ -1,0 +1,84 @@
+"""Commands that check and measure: doctor, cost, bench."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sightline.app.options import BUILT_IN, Json, Model
+from sightline.app.output import finish, human_bytes, table
+from sightline.errors import UsageError
+
+if TYPE_CHECKING:
+    from sightline.app.doctor import Diagnosis
+    from sightline.app.verbs.cost import Cost
+
+bench = typer.Typer(help="Measured speed beside the peers that are installed.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def register(app: typer.Typer) -> None:
+    app.command("doctor")(doctor)
+    app.command("cost")(cost)
+    app.add_typer(bench, name="bench")
+
+
+def doctor(as_json: Json = False) -> None:
+    """Is this install sound? Exits with 1 when it is not."""
+    from sightline.app.doctor import doctor as run
+
+    found = run()
+    finish(found, as_json, _diagnosis)
+    if not found.sound:
+        raise typer.Exit(1)
+
+
+def _diagnosis(found: Diagnosis) -> str:
+    marks = {"good": "✓", "note": "·", "bad": "✗"}
+    rows = [(marks[check.state], check.name, check.found) for check in found.checks]
+    verdict = "This install is sound." if found.sound else "This install is not sound; see the lines marked ✗."
+    return table(rows) + "\n\n" + verdict
+
+
+def cost(
+    reference: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="As --model.")] = None,
+    size: Annotated[str | None, typer.Option("--size", "-s", help="Picture size in pixels: 224, or HEIGHTxWIDTH.")] = None,
+    batch: Annotated[int, typer.Option("--batch-size", min=1, help="Inputs at once.")] = 1,
+    model: Model = BUILT_IN,
+    as_json: Json = False,
+) -> None:
+    """Tokens, parameters, operations and bytes of attention scores before anything runs; config.json is enough."""
+    from sightline.app.verbs.cost import cost as run
+
+    finish(run(reference or model, parse_size(size), batch_size=batch), as_json, _cost)
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """"224" → (224, 224); "480x640" → (480, 640)."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"\s*(\d{1,6})(?:\s*[x×]\s*(\d{1,6}))?\s*", text)
+    if found is None:
+        raise UsageError(f'"{text}" is no picture size; give pixels per side (224) or HEIGHTxWIDTH (480x640).')
+    return int(found[1]), int(found[2] or found[1])
+
+
+def _cost(done: Cost) -> str:
+    weights = ", ".join(f"{human_bytes(count)} in {name}" for name, count in done.weight_bytes.items())
+    rows = [
+        (
+            t.tower, t.input, f"{t.tokens:,}", f"{t.parameters / 1e6:.1f} M", f"{t.flops / 1e9:,.1f} G", t.layers, t.heads,
+            human_bytes(t.score_bytes_per_layer), human_bytes(t.score_bytes),
+        )
+        for t in done.towers
+    ]  # fmt: skip
+    header = ("tower", "input", "tokens", "parameters", "FLOPs", "attentions", "heads", "scores, one layer", "scores, all")
+    batch = f", for a batch of {done.batch_size}" if done.batch_size > 1 else ""
+    return "\n".join(
+        [
+            f"{done.model} ({done.kind}): {done.parameters / 1e6:.1f} M parameters; weights {weights}",
+            table(rows, header, right=range(2, 9)) + batch,
+            "FLOPs: 2 per multiply-add. Scores: float32, if attention were computed step by step; the kernels used here never hold them.",
+        ]
+    )

@@ -1,0 +1,157 @@
+"""Commands that learn and measure what was learned: train contrastive, evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sightline.app.options import BUILT_IN, BatchSize, Device, Dtype, Engine, Json, Model, Out
+from sightline.app.output import clock, finish, table, write
+
+if TYPE_CHECKING:
+    from sightline.app.verbs.evaluating import Evaluation
+    from sightline.app.verbs.training import Checked, Trained
+
+train = typer.Typer(help="Train a model on your own data.", no_args_is_help=True, rich_markup_mode=None)
+evaluate = typer.Typer(help="Score a model, with intervals and a record.", invoke_without_command=True, rich_markup_mode=None)
+
+
+def register(app: typer.Typer) -> None:
+    train.command("contrastive")(contrastive)
+    app.add_typer(train, name="train")
+    evaluate.callback()(evaluating)
+    evaluate.command("retrieval")(retrieval)
+    evaluate.command("zero-shot")(zero_shot)
+    evaluate.command("replay")(replay)
+    app.add_typer(evaluate, name="evaluate")
+
+
+def contrastive(
+    pairs: Annotated[
+        str | None, typer.Argument(help="JSON lines, CSV, parquet, tar shards, COCO captions, or a folder of class folders.")
+    ] = None,
+    settings: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the recipe: epochs=5.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The run: log, checkpoints, and the model when it is done.")] = Path(
+        "runs/contrastive"
+    ),
+    recipe: Annotated[str | None, typer.Option(help="flickr, tabletop (draws its own data) or fine-tune.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe (may be repeated).")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Go on from this checkpoint instead of from scratch.")] = None,
+    template: Annotated[list[str] | None, typer.Option(help="For class folders: a sentence with {} (may be repeated).")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only learn 8 pairs by heart, or say what is wrong.")] = False,
+    resume: Annotated[str, typer.Option(help="auto, never or must.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Learn from pictures with captions, as CLIP or SigLIP do. Stop at any moment; the same command goes on."""
+    from sightline.app.verbs.training import check_contrastive, require_passed, train_contrastive
+
+    if pairs is not None and "=" in pairs and not Path(pairs).exists():
+        pairs, settings = None, [pairs, *(settings or [])]
+    changes = [*(settings or []), *(set_ or [])]
+    if check:
+        checked = check_contrastive(pairs, recipe=recipe, settings=changes, model=model, templates=template)
+        if as_json:
+            write(checked.to_json())
+        require_passed(checked)
+        finish(checked, False, _checked) if not as_json else None
+        return
+    done = train_contrastive(
+        pairs, out, recipe=recipe, settings=changes, model=model, templates=template, resume=resume, quiet=quiet
+    )
+    finish(done, as_json, _trained)
+
+
+def _checked(checked: Checked) -> str:
+    return "\n".join(checked.findings)
+
+
+def _trained(done: Trained) -> str:
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in done.figures.items() if isinstance(value, (int, float)))
+    lines = [f"{done.steps:,} steps in {clock(done.seconds)}" + (f": {figures}" if figures else "")]
+    if done.folder is not None:
+        lines.append(f"the model is in {done.folder}; use it with --model {done.folder}")
+    return "\n".join(lines)
+
+
+def evaluating(
+    context: typer.Context,
+    replayed: Annotated[Path | None, typer.Option("--replay", help="Compute the scores of this record again.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score a model, with intervals and a record."""
+    if context.invoked_subcommand is None:
+        if replayed is None:
+            write(context.get_help())
+            raise typer.Exit(2)
+        replay(replayed, as_json)
+
+
+def replay(record: Annotated[Path, typer.Argument(help="A record that evaluate wrote.")], as_json: Json = False) -> None:
+    """Compute the scores of a record again from its raw answers, without the model."""
+    from sightline.app.verbs.evaluating import replay as run
+
+    finish(run(record), as_json, _scores)
+
+
+def retrieval(
+    pairs: Annotated[str, typer.Argument(help="Captioned pictures, as `train contrastive` reads them.")],
+    k: Annotated[list[int] | None, typer.Option("-k", min=1, help="Ranks to count (default 1, 5, 10; may be repeated).")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pictures.")] = None,
+    model: Model = BUILT_IN,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    engine: Engine = "auto",
+    batch_size: BatchSize = 32,
+    out: Out = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Do captions find their pictures, and pictures their captions? --out writes the record."""
+    from sightline.app.verbs.evaluating import evaluate_retrieval
+
+    done = evaluate_retrieval(
+        pairs, model=model, ks=tuple(k or (1, 5, 10)), limit=limit, out=out, device=device, dtype=dtype, engine=engine,
+        batch_size=batch_size, quiet=quiet,
+    )  # fmt: skip
+    finish(done, as_json, _scores)
+
+
+def zero_shot(
+    pictures: Annotated[str, typer.Argument(help="A folder of class folders, or parquet with labels.")],
+    labels: Annotated[list[str] | None, typer.Option("--labels", "-l", help="Class names in their order, by commas; @FILE.")] = None,
+    templates: Annotated[Path | None, typer.Option(help="A file of sentences with {}: one per line, or a JSON list.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="So many pictures, spread evenly.")] = None,
+    model: Model = BUILT_IN,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    engine: Engine = "auto",
+    batch_size: BatchSize = 32,
+    out: Out = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Top-1 and top-5 on labelled pictures with nothing but the names of the classes. --out writes the record."""
+    from sightline.app.commands.looking import split_labels
+    from sightline.app.verbs.evaluating import evaluate_zero_shot
+
+    done = evaluate_zero_shot(
+        pictures, model=model, classes=split_labels(labels), templates=templates, limit=limit, out=out, device=device,
+        dtype=dtype, engine=engine, batch_size=batch_size, quiet=quiet,
+    )  # fmt: skip
+    finish(done, as_json, _scores)
+
+
+def _scores(done: Evaluation) -> str:
+    rows = [(s.metric, _figure(s.metric, s.value), f"{_figure(s.metric, s.low)} – {_figure(s.metric, s.high)}", s.n) for s in done.scores]
+    head = f"{done.kind} on {done.n:,} pictures" + (", computed again from the raw answers: the same" if done.replayed else "")
+    lines = [head, table(rows, ("score", "value", "95 % interval", "n"), right=(1, 3))]
+    if done.file is not None and not done.replayed:
+        lines.append(f"record: {done.file} (sightline evaluate --replay {done.file})")
+    return "\n".join(lines)
+
+
+def _figure(metric: str, value: float) -> str:
+    return f"{value:,.1f}" if "median" in metric else f"{100 * value:.1f} %"

@@ -1,0 +1,297 @@
+"""Search measured beside its peers: `python -m sightline.search.bench --n 1000000`.
+
+Every way gets the same vectors, queries and two threads (or --threads); single queries are interleaved, so that a
+disturbance of the machine hits all alike. Recall@10 is against float64 brute force, on two kinds of data:
+
+- clustered: 2,000 centres with unequal sizes, a common offset and a few large dimensions, as CLIP's pictures have
+- random: directions drawn evenly, which no shortcut (prefix, clusters, graphs) can use
+
+Peers (faiss, usearch) are imported here only, and a missing one is left out with a line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+
+from sightline.search.scan import Scan, quantise
+
+K, QUERIES, BATCH, KEPT = 10, 40, 100, 96
+Vectors = Float32[np.ndarray, "rows dim"]
+Found = Int64[np.ndarray, "queries k"]
+Search = Callable[[Vectors], Found]
+
+
+@dataclass
+class Line:
+    """One row of the table. build_s: from vectors in memory until the first query can be asked; mb: what it holds."""
+
+    data: str
+    way: str
+    recall: float
+    median_ms: float
+    p90_ms: float
+    batch_ms: float
+    build_s: float
+    mb: float
+
+
+def clustered(n: int, dim: int, seed: int = 1) -> tuple[Vectors, Vectors]:
+    """(rows, queries); queries are new members of the same clusters."""
+    generator = np.random.default_rng(seed)
+    offset = generator.standard_normal(dim).astype(np.float32) * 0.5
+    offset[generator.choice(dim, 4, replace=False)] *= 12  # a few dimensions carry much of the norm
+    scale = (np.arange(1, dim + 1, dtype=np.float32) ** -0.35)[generator.permutation(dim)]
+    centres = generator.standard_normal((2000, dim), dtype=np.float32) * scale
+    weights = 1 / np.arange(1, 2001) ** 0.7
+    total = n + QUERIES + BATCH
+    out = np.empty((total, dim), np.float32)
+    for start in range(0, total, 50_000):
+        part = out[start : start + 50_000]
+        part[:] = generator.standard_normal(part.shape, dtype=np.float32) * scale * 0.8
+        part += centres[generator.choice(2000, len(part), p=weights / weights.sum())] + offset * scale.mean()
+        part /= np.linalg.norm(part, axis=1, keepdims=True)
+    return out[:n], out[n:]
+
+
+def random(n: int, dim: int, seed: int = 2) -> tuple[Vectors, Vectors]:
+    generator = np.random.default_rng(seed)
+    out = generator.standard_normal((n + QUERIES + BATCH, dim), dtype=np.float32)
+    for start in range(0, len(out), 50_000):
+        out[start : start + 50_000] /= np.linalg.norm(out[start : start + 50_000], axis=1, keepdims=True)
+    return out[:n], out[n:]
+
+
+def truth(rows: Vectors, queries: Vectors) -> Found:
+    """The true best K in float64: the best 200 by float32, scored again."""
+    best: list[tuple[Vectors, Found]] = []
+    for start in range(0, len(rows), 100_000):
+        scores = queries @ rows[start : start + 100_000].T
+        part = np.argpartition(-scores, min(200, scores.shape[1] - 1), axis=1)[:, :200]
+        best.append((np.take_along_axis(scores, part, 1), part + start))
+    candidates = np.concatenate([part for _, part in best], axis=1)
+    out = []
+    for query, chosen in zip(queries, candidates, strict=True):
+        scores = rows[chosen].astype(np.float64) @ query.astype(np.float64)
+        out.append(chosen[np.argsort(-scores)[:K]])
+    return np.array(out)
+
+
+def ours(rows: Vectors) -> tuple[Search, float]:
+    scan = Scan(*quantise_blocks(rows))
+
+    def search(queries: Vectors) -> Found:
+        found = scan.candidates(queries, KEPT)
+        return np.array([ids[np.argsort(-(rows[ids] @ query))[:K]] for query, (ids, _) in zip(queries, found, strict=True)])
+
+    return search, scan.bytes / 1e6
+
+
+def quantise_blocks(rows: Vectors) -> tuple[np.ndarray, np.ndarray]:
+    codes, steps = np.empty(rows.shape, np.int8), np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), 20_000):
+        block = slice(start, start + 20_000)
+        codes[block], steps[block] = quantise(rows[block])
+    return codes, steps
+
+
+def torch_bf16(rows: Vectors) -> tuple[Search, float]:
+    held = torch.from_numpy(rows).bfloat16()
+
+    def search(queries: Vectors) -> Found:
+        right = torch.from_numpy(queries).bfloat16().T.contiguous()
+        top: list[torch.Tensor] = []
+        scores = torch.cat([(held[i : i + 65_536] @ right).T for i in range(0, len(held), 65_536)], dim=1)
+        top = list(scores.float().topk(KEPT, dim=1).indices)
+        return np.array(
+            [ids[np.argsort(-(rows[ids] @ query))[:K]] for query, ids in zip(queries, map(np.asarray, top), strict=True)]
+        )
+
+    return search, held.nbytes / 1e6
+
+
+def numpy_fp32(rows: Vectors) -> tuple[Search, float]:
+    def search(queries: Vectors) -> Found:
+        scores = queries @ rows.T
+        best = np.argpartition(-scores, K, axis=1)[:, :K]
+        order = np.argsort(-np.take_along_axis(scores, best, 1), axis=1)
+        return np.take_along_axis(best, order, 1)
+
+    return search, rows.nbytes / 1e6
+
+
+def faiss_flat(rows: Vectors) -> tuple[Search, float]:
+    import faiss
+
+    faiss.cvar.distance_compute_blas_threshold = 20
+    index = faiss.IndexFlatIP(rows.shape[1])
+    index.add(rows)
+    return lambda queries: index.search(queries, K)[1], rows.nbytes / 1e6
+
+
+def faiss_ivf(rows: Vectors) -> tuple[Search, float]:
+    import faiss
+
+    lists = int(4 * len(rows) ** 0.5)
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(rows.shape[1]), rows.shape[1], lists, faiss.METRIC_INNER_PRODUCT)
+    index.cp.niter = 6
+    index.cp.max_points_per_centroid = 40
+    index.train(rows)
+    index.add(rows)
+    index.nprobe = 32
+    return lambda queries: index.search(queries, K)[1], rows.nbytes / 1e6
+
+
+def faiss_hnsw(rows: Vectors) -> tuple[Search, float]:
+    import faiss
+
+    index = faiss.IndexHNSWFlat(rows.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = 80
+    index.add(rows)
+    index.hnsw.efSearch = 128
+    return lambda queries: index.search(queries, K)[1], rows.nbytes / 1e6 + len(rows) * 64 * 4 / 1e6
+
+
+def usearch_exact(rows: Vectors) -> tuple[Search, float]:
+    from usearch.index import MetricKind, search
+
+    held = rows.astype(np.float16)
+    threads = torch.get_num_threads()
+
+    def find(queries: Vectors) -> Found:
+        found = search(held, queries.astype(np.float16), K, MetricKind.IP, exact=True, threads=threads)
+        return np.asarray(found.keys, np.int64).reshape(len(queries), -1)
+
+    return find, held.nbytes / 1e6
+
+
+def usearch_hnsw(rows: Vectors) -> tuple[Search, float]:
+    from usearch.index import Index
+
+    index = Index(ndim=rows.shape[1], metric="ip", dtype="i8", connectivity=16, expansion_add=64, expansion_search=128)
+    index.add(np.arange(len(rows)), rows, threads=torch.get_num_threads())
+    return lambda q: np.asarray(index.search(q, K).keys, np.int64).reshape(len(q), -1), index.memory_usage / 1e6
+
+
+def lance_flat(rows: Vectors) -> tuple[Search, float]:
+    """LanceDB's own search without an index."""
+    import lancedb
+    import pyarrow as pa
+
+    folder = tempfile.TemporaryDirectory()
+    table = None
+    for start in range(0, len(rows), 50_000):
+        part = rows[start : start + 50_000]
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), rows.shape[1])
+        data = pa.table({"row": np.arange(start, start + len(part)), "vector": vectors})
+        if table is None:
+            table = lancedb.connect(folder.name).create_table("bench", data)
+        else:
+            table.add(data)
+
+    def search(queries: Vectors) -> Found:
+        assert table is not None and folder
+        answers = (table.search(q).distance_type("dot").limit(K).select(["row", "_distance"]).to_arrow() for q in queries)
+        return np.array([answer.column("row").to_numpy() for answer in answers])
+
+    return search, 0.0
+
+
+WAYS: dict[str, Callable[[Vectors], tuple[Search, float]]] = {
+    "sightline int8 scan + fp32": ours,
+    "torch bf16 scan + fp32": torch_bf16,
+    "numpy fp32": numpy_fp32,
+    "faiss flat": faiss_flat,
+    "usearch exact fp16": usearch_exact,
+    "lancedb flat": lance_flat,
+    "faiss ivf (nprobe 32)": faiss_ivf,
+    "faiss hnsw (32, ef 128)": faiss_hnsw,
+    "usearch hnsw i8 (ef 128)": usearch_hnsw,
+}
+NO_BUILD = 6
+
+
+def measure(data: str, n: int, dim: int, names: list[str], rounds: int) -> list[Line]:
+    rows, queries = {"clustered": clustered, "random": random}[data](n, dim)
+    single, batch = queries[:QUERIES], np.ascontiguousarray(queries[QUERIES:])
+    exact = truth(rows, queries)
+    ready: dict[str, tuple[Search, float, float]] = {}
+    for name in names:
+        started = time.perf_counter()
+        try:
+            search, mb = WAYS[name](rows)
+        except ImportError as error:
+            print(f"{name} is left out ({error}).", file=sys.stderr)
+            continue
+        ready[name] = (search, time.perf_counter() - started, mb)
+        print(f"{data}: {name} is ready after {ready[name][1]:.1f} s", file=sys.stderr)
+        search(single[:1])
+    times: dict[str, list[float]] = {name: [] for name in ready}
+    found: dict[str, list[Found]] = {name: [] for name in ready}
+    for query in single:
+        for name, (search, _, _) in ready.items():
+            started = time.perf_counter()
+            answer = search(query[None])
+            times[name].append(1e3 * (time.perf_counter() - started))
+            found[name].append(answer)
+    lines = []
+    for name, (search, build, mb) in ready.items():
+        batches = []
+        for _ in range(rounds):
+            started = time.perf_counter()
+            answer = search(batch)
+            batches.append(1e3 * (time.perf_counter() - started))
+        answers = np.concatenate([*found[name], answer])
+        recall = float(np.mean([len(set(a) & set(t)) / K for a, t in zip(answers.tolist(), exact.tolist(), strict=True)]))
+        p90 = float(np.quantile(times[name], 0.9))
+        lines.append(Line(data, name, recall, statistics.median(times[name]), p90, statistics.median(batches), build, mb))
+    return lines
+
+
+def main(arguments: list[str] | None = None) -> list[Line]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=200_000, help="rows")
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--data", choices=["clustered", "random", "both"], default="both")
+    parser.add_argument("--build", action="store_true", help="also the ways that need a build (minutes at 1 M)")
+    parser.add_argument("--ways", nargs="*", help="parts of names: only these")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--rounds", type=int, default=3, help="batches of 100")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    names = list(WAYS) if options.build else list(WAYS)[:NO_BUILD]
+    if options.ways:
+        names = [name for name in WAYS if any(part in name for part in options.ways)]
+    lines: list[Line] = []
+    for data in ["clustered", "random"] if options.data == "both" else [options.data]:
+        lines += measure(data, options.n, options.dim, names, options.rounds)
+    if options.json:
+        for line in lines:
+            print(json.dumps(asdict(line)))
+        return lines
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    print(f"search: {options.n:,} × {options.dim}, k = {K}, {QUERIES} single queries, batch {BATCH}")
+    print(f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {options.threads} threads, load {load:.1f}")
+    print(f"| data | way | recall@{K} | median ms | p90 ms | batch ms | build s | MB |\n|---|---|---|---|---|---|---|---|")
+    for x in lines:
+        figures = f"{x.recall:.4f} | {x.median_ms:.1f} | {x.p90_ms:.1f} | {x.batch_ms:.0f} | {x.build_s:.1f} | {x.mb:.0f}"
+        print(f"| {x.data} | {x.way} | {figures} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()

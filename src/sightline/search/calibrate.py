@@ -1,0 +1,52 @@
+"""Measure what chance gives on an index: see null.py for the rule."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float32
+
+from sightline.search.null import Calibration, null_prompts, spread
+from sightline.search.reader import Reader
+from sightline.search.scan import Scan
+from sightline.search.update import Embedder
+
+NEIGHBOURS = 499  # pictures sampled for the picture null
+SEED = 20261121
+SAME = 1 - 1e-5  # cosine of equal pixels
+
+
+def calibrated(reader: Reader, embedder: Embedder, old: Calibration | None) -> Calibration | None:
+    """The old calibration while it still holds, else a new one; None for an empty index."""
+    prompts, blank = null_prompts()
+    if old is not None and len(old.nulls) != len(prompts):
+        old = None  # made with another list
+    total = len(reader.scan)
+    if not total or (old is not None and not old.stale(total)):
+        return old
+    nulls = embedder.texts(prompts) if old is None else old.nulls  # texts do not depend on the pictures
+    return Calibration(nulls, best_fits(reader.scan, nulls, blank), nearest(reader), total)
+
+
+def best_fits(
+    scan: Scan, nulls: Float32[np.ndarray, "prompts dim"], blank: int
+) -> Float32[np.ndarray, " blank"]:
+    """The best fit on the index of each of the first `blank` null prompts, sorted; from int8 scores."""
+    best = np.full(blank, -np.inf, np.float32)
+    for _, scores in scan.blocks(nulls, rows=4096):
+        cosines = scores.numpy()
+        mean, deviation = spread(cosines)
+        np.maximum(best, ((cosines[:, :blank] - mean) / deviation).max(axis=0), out=best)
+    return np.sort(best[np.isfinite(best)])
+
+
+def nearest(reader: Reader) -> Float32[np.ndarray, " sampled"]:
+    """Sorted cosines of sampled pictures to their nearest neighbours, pictures with equal pixels not counted."""
+    total = len(reader.scan)
+    rows = np.random.default_rng(SEED).choice(total, min(total, NEIGHBOURS), replace=False)
+    cosines = []
+    for start in range(0, len(rows), 100):
+        for _, scores, _ in reader.best(reader.vectors(rows[start : start + 100]), 2):
+            others = scores[scores < SAME]
+            if len(others):
+                cosines.append(others[0])
+    return np.sort(np.array(cosines, np.float32))
