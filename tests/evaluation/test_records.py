@@ -51,10 +51,16 @@ class Compass:
 
 
 def pairs(*entries: tuple[str, tuple[str, ...]], **labels: Any) -> PairData:
-    return PairData([n for n, _ in entries], [c for _, c in entries], lambda i: entries[i][0].encode(), source="compass", **labels)
+    return PairData(
+        [n for n, _ in entries], [c for _, c in entries], lambda i: entries[i][0].encode(), source="compass", **labels
+    )
 
 
-DATA = pairs(("north", ("to the north", "the north wind")), ("east", ("in the east", "turned south")), ("west", ("the west", "far west")))
+DATA = pairs(
+    ("north", ("to the north", "the north wind")),
+    ("east", ("in the east", "turned south")),
+    ("west", ("the west", "far west")),
+)
 
 
 def test_retrieval_by_hand(tmp_path: Path) -> None:
@@ -117,7 +123,14 @@ def test_a_record_replays_and_a_forged_one_does_not(tmp_path: Path) -> None:
 )
 def test_answers_that_cannot_be(tmp_path: Path, answers: dict[str, Any]) -> None:
     good = retrieval(DATA, Compass(), ks=(1, 2), quiet=True)
-    forged = Record(kind="retrieval", manifest=good.manifest, data=good.data, options=good.options, answers=answers, scores=good.scores)
+    forged = Record(
+        kind="retrieval",
+        manifest=good.manifest,
+        data=good.data,
+        options=good.options,
+        answers=answers,
+        scores=good.scores,
+    )
     with pytest.raises(EvaluationError):
         replay(forged.save(tmp_path / "forged.json"))
 

@@ -1,4 +1,4 @@
-"""The tabletop evaluation, asked of a model that reads the truth: it must score 100 %, and one that guesses must not."""
+"""The tabletop evaluation, asked of an oracle that reads the truth: it must score 100 %."""
 
 from __future__ import annotations
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
+
 from models.odd_texts import ODD
 from models.test_sentencepiece import trained
 from parity.tiny import CLIP_TEXT, CLIP_VISION, SIGLIP_TEXT, SIGLIP_VISION, VIT, assert_equal
-from PIL import Image
-
 from sightline.errors import ConfigError, RuntimeChoiceError, UsageError
 from sightline.models.contrastive.clip import CLIP
 from sightline.models.contrastive.siglip import SigLIP
@@ -28,8 +28,9 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 def small_clip_tokenizer(folder: Path) -> transformers.CLIPTokenizer:
     """Every byte, and a few merges: nothing is ever unknown."""
-    from sightline.models.language.backends import openai_vocabulary  # noqa: F401  (the byte letters are OpenAI's)
     from tokenizers import pre_tokenizers
+
+    from sightline.models.language.backends import openai_vocabulary  # noqa: F401  (the byte letters are OpenAI's)
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [("c", "a"), ("ca", "t</w>"), ("t", "h"), ("th", "e</w>")]
@@ -42,13 +43,20 @@ def small_clip_tokenizer(folder: Path) -> transformers.CLIPTokenizer:
 
 def photographs() -> list[Image.Image]:
     noise = np.random.default_rng(0)
-    return [Image.fromarray(noise.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in ((61, 47), (40, 83), (35, 35))]
+    return [
+        Image.fromarray(noise.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in ((61, 47), (40, 83), (35, 35))
+    ]
 
 
 @pytest.fixture
 def clip(awake, saved, tmp_path):
     tokenizer = small_clip_tokenizer(tmp_path / "words")
-    text = {**CLIP_TEXT, "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "max_position_embeddings": 77}
+    text = {
+        **CLIP_TEXT,
+        "vocab_size": len(tokenizer),
+        "eos_token_id": tokenizer.eos_token_id,
+        "max_position_embeddings": 77,
+    }
     config = transformers.CLIPConfig(text_config=text, vision_config=CLIP_VISION, projection_dim=11)
     pictures = transformers.CLIPImageProcessor(
         size={"shortest_edge": 35}, crop_size={"height": 35, "width": 35}, image_mean=[0.4, 0.5, 0.6]

@@ -10,10 +10,10 @@ import pytest
 import tokenizers
 import torch
 import transformers
-from models.odd_texts import ODD
-from models.test_sentencepiece import trained
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
+from models.odd_texts import ODD
+from models.test_sentencepiece import trained
 from sightline.errors import TokenizerError
 from sightline.models.language.backends import END, START, clip_bpe, openai_vocabulary, read_tokenizer
 from sightline.models.language.tokenizers import Rules, Tokenizer
@@ -76,9 +76,7 @@ def test_clip_through_tokenizer_json_both_ways(clip_folder, tmp_path):
 
 def test_clip_from_openais_own_file(shared_data, clip_folder, tmp_path):
     shutil.copy(shared_data / "text" / "bpe_simple_vocab_16e6.txt.gz", tmp_path)
-    agree(
-        transformers.CLIPTokenizer.from_pretrained(clip_folder), tmp_path, model_type="clip", length=77, padding=True
-    )
+    agree(transformers.CLIPTokenizer.from_pretrained(clip_folder), tmp_path, model_type="clip", length=77, padding=True)
 
 
 def test_open_clip_pads_with_zero_to_the_context(clip_folder):
@@ -106,9 +104,7 @@ def spiece() -> bytes:
 @pytest.mark.parametrize("lower", [True, False])
 def test_siglip(spiece, names, lower, tmp_path):
     (tmp_path / "spiece.model").write_bytes(spiece)
-    theirs = transformers.SiglipTokenizer(
-        str(tmp_path / "spiece.model"), model_input_names=names, do_lower_case=lower
-    )
+    theirs = transformers.SiglipTokenizer(str(tmp_path / "spiece.model"), model_input_names=names, do_lower_case=lower)
     theirs.save_pretrained(tmp_path / "theirs")
     ours = agree(theirs, tmp_path / "theirs", model_type="siglip", length=64, padding="max_length")
     (tmp_path / "ours").mkdir()
@@ -207,7 +203,9 @@ JUNK = {
     "a list": "[]",
     "a number for a model": '{"model": 5}',
     "no vocabulary": '{"model": {"type": "BPE", "vocab": {}, "merges": []}}',
-    "merges outside": json.dumps({"model": {"type": "BPE", "vocab": {START: 0, END: 1, "a": 2}, "merges": [["a", "z"]]}}),
+    "merges outside": json.dumps(
+        {"model": {"type": "BPE", "vocab": {START: 0, END: 1, "a": 2}, "merges": [["a", "z"]]}}
+    ),
     "merges of numbers": json.dumps({"model": {"type": "BPE", "vocab": {START: 0, END: 1}, "merges": [[1, 2]]}}),
     "another model": '{"model": {"type": "WordLevel", "vocab": {"a": 0}}}',
     "nested": "[" * 200_000,

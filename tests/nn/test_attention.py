@@ -69,8 +69,14 @@ def test_module_equals_torchs_own(context, kv_heads):
         weights = (ours.query.weight, *ours.key_value.weight.chunk(2))
         biases = (ours.query.bias, *ours.key_value.bias.chunk(2))
     repeat = 3 // ours.kv_heads
-    w = [weights[0], *(x.unflatten(0, (ours.kv_heads, 4)).repeat_interleave(repeat, 0).flatten(0, 1) for x in weights[1:])]
-    b = [biases[0], *(x.unflatten(0, (ours.kv_heads, 4)).repeat_interleave(repeat, 0).flatten(0, 1) for x in biases[1:])]
+    w = [
+        weights[0],
+        *(x.unflatten(0, (ours.kv_heads, 4)).repeat_interleave(repeat, 0).flatten(0, 1) for x in weights[1:]),
+    ]
+    b = [
+        biases[0],
+        *(x.unflatten(0, (ours.kv_heads, 4)).repeat_interleave(repeat, 0).flatten(0, 1) for x in biases[1:]),
+    ]
     with torch.no_grad():
         if theirs.in_proj_weight is not None:
             theirs.in_proj_weight.copy_(torch.cat(w))
@@ -90,7 +96,7 @@ def test_module_equals_torchs_own(context, kv_heads):
 def test_rotation_makes_attention_follow_distance_only():
     """The same two tokens, three places apart, score the same wherever they stand."""
     torch.manual_seed(0)
-    query, key, value = qkv(queries=7)
+    query, key, _ = qkv(queries=7)
     near, far = rotary(torch.arange(7.0), 10), rotary(torch.arange(100.0, 107.0), 10)
     from sightline.nn import rotate
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
-from parity.tiny import CLIP_TEXT, CLIP_VISION, assert_equal, assert_same_state, captions, pictures
 
+from parity.tiny import CLIP_TEXT, CLIP_VISION, assert_equal, assert_same_state, captions, pictures
 from sightline.models.contrastive.clip import CLIP
 from sightline.models.language.clip_text import CLIPText
 from sightline.models.vision.clip_vision import CLIPVision

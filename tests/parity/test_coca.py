@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import oracles
 import pytest
 import torch
-from parity.test_open_clip import woken, written
-from parity.tiny import assert_equal, assert_same_state, pictures
 from safetensors.torch import load_file
 
+import oracles
+from parity.test_open_clip import woken, written
+from parity.tiny import assert_equal, assert_same_state, pictures
 from sightline.errors import ConfigError
 from sightline.models.contrastive.coca import CoCa, CoCaConfig, coca_losses
 from sightline.models.zoo import load

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import oracles
 import pytest
 import torch
 import transformers
 
+import oracles
 from sightline.models.contrastive import clip, siglip
 from sightline.models.contrastive.clip import CLIP
 from sightline.models.contrastive.coca import CoCa
@@ -74,7 +74,9 @@ def test_vit_parameters_and_names():
         reference = transformers.ViTForImageClassification(config)
     saved = revert_weight_conversion(reference, reference.state_dict())
     mine = ViTClassifier.shaped(ViTClassifier.Config.from_dict({"id2label": {str(i): str(i) for i in range(1000)}}))
-    assert {k: tuple(v.shape) for k, v in mine.official_state().items()} == {k: tuple(v.shape) for k, v in saved.items()}
+    assert {k: tuple(v.shape) for k, v in mine.official_state().items()} == {
+        k: tuple(v.shape) for k, v in saved.items()
+    }
     assert sum(p.numel() for p in mine.parameters()) == vit.VARIANTS["google/vit-base-patch16-224"]
 
 

@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 import transformers
-from parity.tiny import SIGLIP_TEXT, SIGLIP_VISION, assert_equal, assert_same_state, captions, pictures
 
+from parity.tiny import SIGLIP_TEXT, SIGLIP_VISION, assert_equal, assert_same_state, captions, pictures
 from sightline.errors import ConfigError
 from sightline.models.contrastive.siglip import SigLIP
 from sightline.models.language.siglip_text import SigLIPText
@@ -72,7 +72,9 @@ def test_saved_by_us_loads_there(awake, saved, tmp_path):
 @pytest.mark.parametrize("use_head", [True, False])
 def test_vision_tower_alone(use_head, awake, saved, tmp_path):
     """TinyLLaVA and others use it without the head."""
-    theirs = awake(transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**SIGLIP_VISION, vision_use_head=use_head)))
+    theirs = awake(
+        transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**SIGLIP_VISION, vision_use_head=use_head))
+    )
     ours = SigLIPVision.from_folder(saved(theirs))
     pixels = pictures(2, 35, 35)
     with torch.no_grad():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
-from parity.tiny import SIGLIP_TEXT, SIGLIP_VISION, assert_equal, assert_same_state, captions
 
+from parity.tiny import SIGLIP_TEXT, SIGLIP_VISION, assert_equal, assert_same_state, captions
 from sightline.errors import ConfigError, UsageError
 from sightline.models.contrastive.siglip2 import SigLIP2
 from sightline.models.vision.siglip2_vision import Rows, SigLIP2Vision, SigLIP2VisionConfig

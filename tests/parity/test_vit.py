@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
-from parity.tiny import VIT, assert_equal, assert_same_state, pictures
 
+from parity.tiny import VIT, assert_equal, assert_same_state, pictures
 from sightline.models.vision.vit import ViT, ViTClassifier, top
 
 OPTIONS = [{}, {"hidden_act": "relu", "qkv_bias": False, "layer_norm_eps": 1e-3, "num_channels": 3}]
@@ -24,9 +24,7 @@ def test_encoder(size, options, awake, saved):
     ours = ViT.from_folder(saved(theirs))
     pixels = pictures(5, *size)
     with torch.no_grad():
-        want = theirs(
-            pixels, interpolate_pos_encoding=True, output_hidden_states=True, output_attentions=True
-        )
+        want = theirs(pixels, interpolate_pos_encoding=True, output_hidden_states=True, output_attentions=True)
         got = ours(pixels, output_hidden_states=True, output_attentions=True)
     assert_equal(got.last_hidden_state, want.last_hidden_state)
     assert_equal(got.pooler_output, want.pooler_output)

@@ -45,7 +45,7 @@ def assert_same_state(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> Non
 
 
 def captions(count: int, length: int, end: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """ids [count, length] below `end` with the end token at a different place in every row, padded with it; the mask."""
+    """ids [count, length] below `end` with the end at a different place in every row, padded with it; the mask."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, end - 2, (count, length), generator=generator)
     places = [(3 + 2 * i) % length for i in range(count)]

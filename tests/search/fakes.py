@@ -75,11 +75,16 @@ class FakeEmbedder:
                 yield Embedded(item, None, str(error))
                 continue
             self.seen.append(item)
-            if self.log is not None:
+            if self.log is not None and isinstance(item, Path):
                 with open(self.log, "a", encoding="utf-8") as file:
                     file.write(f"{item}\n")
             time.sleep(self.slow)
             yield Embedded(item, picture_vector(pixels))
+
+    @property
+    def files(self) -> list[Path]:
+        """Those that were files; an update also embeds the patterns of the cohort."""
+        return [item for item in self.seen if isinstance(item, Path)]
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         return np.stack([text_vector(text) for text in texts])

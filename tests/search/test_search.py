@@ -12,8 +12,9 @@ from search.fakes import COLOURS, FakeEmbedder, album, manifest, paint, picture_
 from sightline.errors import StoreError, UsageError
 from sightline.media import read_picture
 from sightline.search import Index, Where, parse_date
+from sightline.search.cohort import patterns
 from sightline.search.dates import date_taken
-from sightline.search.null import Calibration, null_prompts
+from sightline.search.null import Calibration, Nulls, null_prompts
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +69,16 @@ def test_eight_pictures_are_enough_to_say_no(tmp_path: Path) -> None:
 
 
 def test_percentile_by_hand() -> None:
-    """Two null prompts along ±axis 1: mean 0, deviation |x₁|; picture (0.6, 0.8) and query axis 0: fit 0.6 / 0.8."""
-    nulls = np.array([[0, 1], [0, -1]], np.float32)
-    calibration = Calibration(nulls, np.array([0.1, 0.7, 0.8, 2.0], np.float32), np.array([0.9], np.float32), 4)
+    """Cohort along −axis 0: the query along axis 0 gets −1 from it, the prompts along ±axis 1 get 0.
+
+    The picture (0.6, 0.8) gives the prompts ±0.8: mean 0, deviation 0.8. Its fit is (0.6 − (−1) − 0) / 0.8 = 2.
+    """
+    nulls = Nulls(np.array([[0, 1], [0, -1]], np.float32), np.array([[-1, 0]] * 3, np.float32))
+    calibration = Calibration(nulls, np.array([0.1, 0.7, 1.9, 2.5], np.float32), np.array([0.9], np.float32), 4)
     picture, query = np.array([[0.6, 0.8]], np.float32), np.array([1, 0], np.float32)
-    assert calibration.fits(picture, query) == pytest.approx([0.75])
-    assert calibration.text_percentiles(picture, query) == pytest.approx([50.0])
-    assert calibration.picture_percentiles(np.array([0.95, 0.5])) == pytest.approx([100.0, 0.0])
+    assert nulls.fits(picture, query) == pytest.approx([2.0])
+    assert calibration.text_percentiles(picture, query) == pytest.approx([75.0])
+    assert calibration.picture_percentiles(np.array([0.95, 0.5], np.float32)) == pytest.approx([100.0, 0.0])
 
 
 def test_calibration_travels_and_damage_is_a_sentence(index: Index) -> None:
@@ -95,6 +99,13 @@ def test_calibrated_again_only_when_grown(tmp_path: Path) -> None:
         album(tmp_path / "album", count)
         made.update(tmp_path / "album", FakeEmbedder())
         assert made.calibration is not None and made.calibration.rows == rows
+
+
+def test_the_cohort_is_the_same_everywhere_and_varied() -> None:
+    pictures = patterns()
+    assert len(pictures) == 48 and {p.shape for p in pictures} == {(128, 128, 3)}
+    assert all(np.array_equal(a, b) for a, b in zip(pictures, patterns(), strict=True))
+    assert len({p.tobytes() for p in pictures}) == 48
 
 
 def test_null_prompts_are_many_and_different() -> None:
@@ -172,6 +183,7 @@ def test_filters_on_date(tmp_path: Path) -> None:
         parse_date("last week")
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_damaged_exif_is_no_date() -> None:
     for data in (b"", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08" + b"\xff" * 99):
         assert date_taken(data) is None

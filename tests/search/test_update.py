@@ -55,7 +55,7 @@ def test_second_run_reads_no_file(index: Index, pictures: Path, monkeypatch: pyt
     monkeypatch.setattr("sightline.search.update.read_bytes", lambda path: pytest.fail(f"{path} was read again"))
     again = FakeEmbedder()
     report = index.update(pictures, again)
-    assert counts(report) == (0, 0, 0, 0, 23, 0) and not report.failed and not again.seen and report.total == 23
+    assert counts(report) == (0, 0, 0, 0, 23, 0) and not report.failed and not again.files and report.total == 23
 
 
 def test_each_kind_of_change(index: Index, pictures: Path) -> None:
@@ -71,7 +71,7 @@ def test_each_kind_of_change(index: Index, pictures: Path) -> None:
     report = index.update(pictures, again, batch=2)
     #      added: new, copy; changed: 004, 008; moved; deleted; unchanged: 23 − 4; embedded: 004 and new
     assert counts(report) == (2, 2, 1, 1, 19, 2), report
-    assert {Path(p).name for p in again.seen} == {"004-cyan.png", "new — ünïcode.png"}
+    assert {Path(p).name for p in again.files} == {"004-cyan.png", "new — ünïcode.png"}
     check(index, pictures)
     assert counts(index.update(pictures, FakeEmbedder())) == (0, 0, 0, 0, 24, 0)
 
@@ -81,7 +81,7 @@ def test_equal_new_files_are_embedded_once(index: Index, pictures: Path) -> None
         shutil.copy(pictures / "001-green.png", pictures / f"copy-{i}.png")
     embedder = FakeEmbedder()
     report = index.update(pictures, embedder, batch=3)
-    assert (report.added, report.embedded, len(embedder.seen)) == (34, 23, 23)
+    assert (report.added, report.embedded, len(embedder.files)) == (34, 23, 23)
     check(index, pictures)
 
 
@@ -199,7 +199,7 @@ def test_no_space_is_one_line_and_the_next_run_goes_on(
     monkeypatch.undo()
     again = FakeEmbedder()
     report = Index.open(index.folder).update(pictures, again)
-    assert (report.added, report.unchanged, len(again.seen)) == (13, 10, 13)
+    assert (report.added, report.unchanged, len(again.files)) == (13, 10, 13)
 
 
 @pytest.mark.parametrize("what", ["data", "versions"])

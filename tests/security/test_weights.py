@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from parity.tiny import CLIP_TEXT, CLIP_VISION
 from safetensors.torch import load_file, save_file
 
+from parity.tiny import CLIP_TEXT, CLIP_VISION
 from sightline.errors import ConfigError, SightlineError, WeightsError
 from sightline.models.zoo import load
 
@@ -49,7 +49,9 @@ def refused(folder: Path, match: str, kind: type[SightlineError] = WeightsError)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth", "model.ckpt", "weights.pkl", "a.pickle"])
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "model.pt", "model.pth", "model.ckpt", "weights.pkl", "a.pickle"]
+)
 def test_a_pickle_is_named_and_never_opened(name, folder, tmp_path):
     (folder / "model.safetensors").unlink()
     (folder / name).write_bytes(pickle.dumps(Canary(tmp_path / "ran")))
@@ -105,9 +107,14 @@ def changed(folder: Path, **changes: torch.Tensor | None) -> None:
 
 
 def test_tensors_that_do_not_fit(folder):
-    changed(folder, **{"evil.weight": torch.zeros(3), "logit_scale": None, "visual_projection.weight": torch.zeros(2, 3)})
-    refused(folder, r"1 tensors that CLIP does not know \(evil\.weight\), lacks 1 that CLIP needs \(logit_scale\), "
-                    r"has 1 of another shape \(visual_projection\.weight \[2, 3\] where \[11, 28\] is expected\)")
+    changed(
+        folder, **{"evil.weight": torch.zeros(3), "logit_scale": None, "visual_projection.weight": torch.zeros(2, 3)}
+    )
+    refused(
+        folder,
+        r"1 tensors that CLIP does not know \(evil\.weight\), lacks 1 that CLIP needs \(logit_scale\), "
+        r"has 1 of another shape \(visual_projection\.weight \[2, 3\] where \[11, 28\] is expected\)",
+    )
 
 
 def test_whole_numbers_for_weights(folder):

@@ -8,12 +8,12 @@ from contextlib import nullcontext
 import pytest
 import torch
 import torch.nn.functional as F
-from training.stand_ins import RandomBatches, TwoTowers
 
 from sightline.errors import TrainingError
 from sightline.training.contrastive import Contrastive, contrastive_loss
 from sightline.training.distributed import World
 from sightline.training.objective import Step
+from training.stand_ins import RandomBatches, TwoTowers
 
 
 def unit(*rows: list[float]) -> torch.Tensor:
@@ -26,14 +26,16 @@ def test_softmax_loss_by_hand() -> None:
     r = math.sqrt(2)
     rows = (math.log(1 + math.exp(r - 2)) + math.log(1 + math.exp(-r))) / 2
     columns = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(0))) / 2
-    ours = contrastive_loss(unit([1, 0], [0, 1]), unit([1, 0], [1, 1]), torch.tensor(math.log(2.0), dtype=torch.float64))
+    ours = contrastive_loss(
+        unit([1, 0], [0, 1]), unit([1, 0], [1, 1]), torch.tensor(math.log(2.0), dtype=torch.float64)
+    )
     assert float(ours) == pytest.approx((rows + columns) / 2, abs=1e-12)
 
 
 def test_sigmoid_loss_by_hand() -> None:
     # cosines [[1, 1/√2], [0, 1/√2]], t = 2, b = −1: z = ±(2·cos − 1); loss = ½ Σ log(1 + e^−z)
     r = math.sqrt(2)
-    z = [1.0, -(r - 1), -(-1.0), r - 1]
+    z = [1.0, 1 - r, 1.0, r - 1]
     by_hand = sum(math.log(1 + math.exp(-v)) for v in z) / 2
     scale, bias = torch.tensor(math.log(2.0), dtype=torch.float64), torch.tensor(-1.0, dtype=torch.float64)
     ours = contrastive_loss(unit([1, 0], [0, 1]), unit([1, 0], [1, 1]), scale, bias)
@@ -46,7 +48,9 @@ def test_losses_equal_those_of_transformers() -> None:
     torch.manual_seed(0)
     image, text = F.normalize(torch.randn(13, 5), dim=-1), F.normalize(torch.randn(13, 5), dim=-1)
     scale, bias = torch.tensor(2.3), torch.tensor(-3.1)
-    torch.testing.assert_close(contrastive_loss(image, text, scale), image_text_contrastive_loss(scale.exp() * text @ image.T))
+    torch.testing.assert_close(
+        contrastive_loss(image, text, scale), image_text_contrastive_loss(scale.exp() * text @ image.T)
+    )
     # transformers' SiglipModel.forward, return_loss
     logits = text @ image.T * scale.exp() + bias
     signs = -torch.ones_like(logits) + 2 * torch.eye(13)
@@ -88,7 +92,9 @@ def gradients(model: TwoTowers, **options: object) -> tuple[float, dict[str, tor
 @pytest.mark.parametrize("sigmoid", [False, True])
 @pytest.mark.parametrize("duplicates", ["mask", "keep"])
 @pytest.mark.parametrize(("chunk", "rows"), [(1, 1), (5, 3), (11, None), (22, 7), (100, 100)])
-def test_cached_gradients_equal_those_of_the_whole_batch(sigmoid: bool, duplicates: str, chunk: int, rows: int | None) -> None:
+def test_cached_gradients_equal_those_of_the_whole_batch(
+    sigmoid: bool, duplicates: str, chunk: int, rows: int | None
+) -> None:
     model = TwoTowers(sigmoid=sigmoid)
     # The oracle: plain autograd through the whole batch.
     batch = RandomBatches().batch(0)

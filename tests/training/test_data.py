@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training.stand_ins import COLOURS, in_memory, write_squares
 
 from sightline.errors import DataError, StoreError
 from sightline.training import PairBatches, open_pairs
@@ -18,6 +17,7 @@ from sightline.training.augment import Augment, sample
 from sightline.training.batches import Order
 from sightline.training.cache import CachedPictures, DecodedPictures, square
 from sightline.training.tokenizer import train_tokenizer
+from training.stand_ins import COLOURS, in_memory, write_squares
 
 
 class Words:
@@ -35,7 +35,9 @@ class Words:
 def batches(folder: Path, **more: object) -> PairBatches:
     data = open_pairs(write_squares(folder / "squares"))
     pictures = CachedPictures(data, 23, folder / "cache", quiet=True)
-    return PairBatches(data, pictures, Words(), batch_size=3, size=19, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), seed=4, **more)
+    return PairBatches(
+        data, pictures, Words(), batch_size=3, size=19, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), seed=4, **more
+    )
 
 
 def test_an_epoch_shows_everything_once_and_the_next_in_another_order() -> None:

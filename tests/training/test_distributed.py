@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from training.stand_ins import RandomBatches, TwoTowers
 
 from sightline.errors import TrainingError
 from sightline.training import Contrastive, Options, fit
 from sightline.training import checkpoint as checkpoints
 from sightline.training.distributed import World
+from training.stand_ins import RandomBatches, TwoTowers
 
 OPTIONS = Options(steps=4, warmup=1, learning_rate=0.01, device="cpu", dtype="float32", log_every=1, ema=0.9)
 
@@ -27,7 +27,8 @@ from training.test_distributed import OPTIONS, RandomBatches, TwoTowers
 from sightline.training import Contrastive, fit
 torch.set_num_threads(1)
 sigmoid, chunk = sys.argv[2] == "sigmoid", int(sys.argv[3])
-fit(TwoTowers(sigmoid=sigmoid), Contrastive(chunk=chunk or None, rows=4), RandomBatches(), OPTIONS, Path(sys.argv[1]), quiet=True)
+fit(TwoTowers(sigmoid=sigmoid), Contrastive(chunk=chunk or None, rows=4), RandomBatches(), OPTIONS, Path(sys.argv[1]),
+    quiet=True)
 """
 
 
@@ -38,22 +39,32 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize(
-    ("loss", "chunk"), [("softmax", 0), pytest.param("sigmoid", 5, marks=pytest.mark.slow), pytest.param("softmax", 3, marks=pytest.mark.slow)]
+    ("loss", "chunk"),
+    [("softmax", 0), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("sigmoid", 5), ("softmax", 3)))],
 )  # fmt: skip
 def test_two_processes_equal_one(tmp_path: Path, loss: str, chunk: int) -> None:
     script = tmp_path / "rank.py"
     script.write_text(RANK.format(tests=str(Path(__file__).parent.parent)))
     import os
 
-    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": "2",
+        "OMP_NUM_THREADS": "1",
+    }
     ranks = [
-        subprocess.Popen([sys.executable, script, tmp_path / "two", loss, str(chunk)], env=environment | {"RANK": str(rank)})
+        subprocess.Popen(
+            [sys.executable, script, tmp_path / "two", loss, str(chunk)], env=environment | {"RANK": str(rank)}
+        )
         for rank in (0, 1)
     ]
     model = TwoTowers(sigmoid=loss == "sigmoid")
     fit(model, Contrastive(), RandomBatches(), OPTIONS, tmp_path / "one", quiet=True)
     assert [process.wait(timeout=120) for process in ranks] == [0, 0]
-    one, two = (load_file(checkpoints.checkpoints(tmp_path / name)[-1] / "state.safetensors") for name in ("one", "two"))
+    one, two = (
+        load_file(checkpoints.checkpoints(tmp_path / name)[-1] / "state.safetensors") for name in ("one", "two")
+    )
     assert set(one) == set(two)
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=1e-4, msg=name)

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from training.stand_ins import RandomBatches, TwoTowers
 from torch import nn
 
 from sightline.errors import StoreError, TrainingError, UsageError
@@ -22,6 +21,7 @@ from sightline.training import checkpoint as checkpoints
 from sightline.training.objective import Batch, Objective, Step
 from sightline.training.optimiser import MovingAverage, decays, freeze, learning_rate
 from sightline.training.options import override
+from training.stand_ins import RandomBatches, TwoTowers
 
 OPTIONS = Options(steps=7, warmup=2, checkpoint_every=3, ema=0.9, device="cpu", dtype="float32", log_every=1)
 
@@ -132,7 +132,8 @@ torch.set_num_threads(1)
 def die(progress):
     if progress.step == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
-fit(TwoTowers(dropout=0.3), Contrastive(chunk=8), RandomBatches(), OPTIONS, Path(sys.argv[1]), quiet=True, callbacks=[die])
+fit(TwoTowers(dropout=0.3), Contrastive(chunk=8), RandomBatches(), OPTIONS, Path(sys.argv[1]), quiet=True,
+    callbacks=[die])
 """
 
 
@@ -141,7 +142,9 @@ def test_kill_minus_nine_and_resume_in_another_process(tmp_path: Path) -> None:
     script.write_text(KILLED.format(tests=str(Path(__file__).parent.parent)))
 
     def run(out: str, death: int) -> int:
-        return subprocess.run([sys.executable, script, tmp_path / out, str(death)], env=os.environ, check=False).returncode
+        return subprocess.run(
+            [sys.executable, script, tmp_path / out, str(death)], env=os.environ, check=False
+        ).returncode
 
     assert run("killed", 5) == -signal.SIGKILL
     assert run("killed", 6) == -signal.SIGKILL  # resumed from step 3, killed again
@@ -163,7 +166,14 @@ def test_two_checkpoints_are_kept_and_none_is_half_written(tmp_path: Path) -> No
 def test_another_run_in_the_folder_is_refused(tmp_path: Path) -> None:
     train(tmp_path)
     with pytest.raises(TrainingError, match=r"learning_rate was 0.001, is 0.1\)\. Use .* another --out"):
-        fit(TwoTowers(), Contrastive(chunk=8), RandomBatches(), override(OPTIONS, ["learning_rate=0.1"]), tmp_path, quiet=True)
+        fit(
+            TwoTowers(),
+            Contrastive(chunk=8),
+            RandomBatches(),
+            override(OPTIONS, ["learning_rate=0.1"]),
+            tmp_path,
+            quiet=True,
+        )
     with pytest.raises(TrainingError, match="already holds a run"):
         train(tmp_path, resume="never")
     with pytest.raises(TrainingError, match="holds no checkpoint"):
@@ -225,7 +235,9 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_settings_from_the_command_line() -> None:
-    changed = override(Options(), ["learning_rate=3e-4", "steps=12", "ema=none", "freeze=a.*,b.*", "tensorboard=yes", "betas=0.9,0.95"])
+    changed = override(
+        Options(), ["learning_rate=3e-4", "steps=12", "ema=none", "freeze=a.*,b.*", "tensorboard=yes", "betas=0.9,0.95"]
+    )
     assert (changed.learning_rate, changed.steps, changed.ema, changed.freeze) == (3e-4, 12, None, ("a.*", "b.*"))
     assert changed.tensorboard is True and changed.betas == (0.9, 0.95)
     with pytest.raises(UsageError, match=r"no setting 'learning_rat'; did you mean learning_rate"):

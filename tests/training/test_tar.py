@@ -47,7 +47,9 @@ def test_members_are_those_of_tarfile(tmp_path: Path, form: int, name: str) -> N
         safe.read_member(path, found[1], 5)
 
 
-@pytest.mark.parametrize("name", ["/etc/x.txt", "../x.txt", "a/../../x.txt", "C:x.txt", "a\\..\\x.txt", "\\\\host\\share.txt"])
+@pytest.mark.parametrize(
+    "name", ["/etc/x.txt", "../x.txt", "a/../../x.txt", "C:x.txt", "a\\..\\x.txt", "\\\\host\\share.txt"]
+)
 def test_names_that_lead_outside(tmp_path: Path, name: str) -> None:
     path = shard(tmp_path / "a.tar", ("k.jpg", b"j"), (name, b"t"))
     with pytest.raises(DataError, match="names must be relative and stay inside"):
@@ -56,7 +58,8 @@ def test_names_that_lead_outside(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "word"),
-    [(tarfile.SYMTYPE, "symbolic link"), (tarfile.LNKTYPE, "hard link"), (tarfile.CHRTYPE, "device"), (tarfile.BLKTYPE, "device"),
+    [(tarfile.SYMTYPE, "symbolic link"), (tarfile.LNKTYPE, "hard link"), (tarfile.CHRTYPE, "device"),
+     (tarfile.BLKTYPE, "device"),
      (tarfile.FIFOTYPE, "pipe"), (tarfile.GNUTYPE_SPARSE, "sparse"), (b"Z", "unknown kind")],
 )  # fmt: skip
 def test_members_that_are_no_files(tmp_path: Path, value: bytes, word: str) -> None:
@@ -116,15 +119,29 @@ def test_members_that_carry_code(tmp_path: Path, ending: str) -> None:
 
 
 def test_other_members_are_not_read(tmp_path: Path) -> None:
-    data = open_pairs(shard(tmp_path / "a.tar", ("k.jpg", b"1"), ("k.txt", b" a cat "), ("k.cls", b"3"), ("__meta__.yaml", b"x")))
+    data = open_pairs(
+        shard(tmp_path / "a.tar", ("k.jpg", b"1"), ("k.txt", b" a cat "), ("k.cls", b"3"), ("__meta__.yaml", b"x"))
+    )
     assert data.captions == [("a cat",)] and data.pair(0).picture == b"1"
 
 
 def test_samples_without_a_half_are_listed(tmp_path: Path) -> None:
-    path = shard(tmp_path / "a.tar", ("a.jpg", b"1"), ("b.txt", b"words"), ("c.jpg", b"2"), ("c.json", b"[[["), ("d.jpg", b"3"), ("d.txt", b"ok"))
+    path = shard(
+        tmp_path / "a.tar",
+        ("a.jpg", b"1"),
+        ("b.txt", b"words"),
+        ("c.jpg", b"2"),
+        ("c.json", b"[[["),
+        ("d.jpg", b"3"),
+        ("d.txt", b"ok"),
+    )
     data = open_pairs(path)
     assert data.names == ["a.tar/d"]
-    assert data.problems == ["a.tar: 'a' has no readable caption.", "a.tar: 'b' has no picture.", "a.tar: 'c' has no readable caption."]
+    assert data.problems == [
+        "a.tar: 'a' has no readable caption.",
+        "a.tar: 'b' has no picture.",
+        "a.tar: 'c' has no readable caption.",
+    ]
 
 
 def test_compressed_empty_and_torn(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training.stand_ins import settings_of_tiny, tiny_recipe, write_squares
 
 from sightline.errors import UsageError
 from sightline.training import open_pairs, train_contrastive
@@ -17,6 +16,7 @@ from sightline.training.check import check
 from sightline.training.monitor import CollapseMonitor, effective_rank, mean_cosine
 from sightline.training.recipes import RECIPES, recipe
 from sightline.training.train import build
+from training.stand_ins import settings_of_tiny, tiny_recipe, write_squares
 
 
 @pytest.fixture
@@ -46,7 +46,15 @@ def test_training_leaves_an_official_checkpoint(pairs: Path, tmp_path: Path) -> 
 
 def test_training_goes_on_from_a_checkpoint(pairs: Path, tmp_path: Path) -> None:
     first = train_contrastive(pairs, tmp_path / "first", settings=settings_of_tiny(), quiet=True)
-    tuning = ["steps=3", "batch_size=4", "chunk=2", "learning_rate=1e-3", "device=cpu", "dtype=float32", "freeze=vision.*"]
+    tuning = [
+        "steps=3",
+        "batch_size=4",
+        "chunk=2",
+        "learning_rate=1e-3",
+        "device=cpu",
+        "dtype=float32",
+        "freeze=vision.*",
+    ]
     second = train_contrastive(pairs, tmp_path / "second", model=first.folder, settings=tuning, quiet=True)
     before, after = first.model.state_dict(), second.model.state_dict()
     assert torch.equal(before["vision.positions.table"], after["vision.positions.table"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -20,7 +21,10 @@ Z95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Score:
-    """value: in 0 … 1 (MRR too). low, high: 95 % interval. n: questions asked. metric: its full name, "hit@10"."""
+    """value: in 0 … 1 (a median rank excepted). low, high: 95 % interval. n: questions asked.
+
+    metric: its full name, "hit@10".
+    """
 
     metric: str
     value: float
@@ -29,6 +33,8 @@ class Score:
     n: int
 
     def __str__(self) -> str:
+        if self.metric.endswith("median rank"):
+            return f"{self.metric} {self.value:g} (n = {self.n:,})"
         return f"{self.metric} {100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}] (n = {self.n:,})"
 
 
@@ -50,9 +56,9 @@ def bootstrap(values: Float[np.ndarray, " n"], *, groups: Int[np.ndarray, " n"] 
     that takes them for independent is too narrow.
     """
     rng = np.random.default_rng(seed)
-    if groups is None:
-        sums, counts = values.astype(np.float64), np.ones(len(values))
-    else:
+    sums: np.ndarray = values.astype(np.float64)
+    counts: np.ndarray = np.ones(len(values))
+    if groups is not None:
         _, place = np.unique(groups, return_inverse=True)
         sums, counts = np.bincount(place, values), np.bincount(place).astype(np.float64)
     n = len(sums)
@@ -82,7 +88,7 @@ def mean_score(metric: str, values: Float[np.ndarray, " n"], groups: Int[np.ndar
 
 
 def ranks_of_truth(
-    queries: Float[np.ndarray, "q dim"], items: Float[np.ndarray, "n dim"], owner: Sequence[Sequence[int]] | Int[np.ndarray, " q"],
+    queries: Float[np.ndarray, "q dim"], items: Float[np.ndarray, "n dim"], owner: Sequence[Any] | np.ndarray,
     *, rows: int = 1024,
 ) -> list[list[int]]:  # fmt: skip
     """For every query, the ranks (from 1, sorted) of its true items among all items, by dot product.
@@ -143,7 +149,8 @@ def label_ranks(logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, 
     if not np.isfinite(logits).all():
         raise EvaluationError("A class score is not a number.")
     own = logits[np.arange(len(labels)), labels][:, None]
-    return np.count_nonzero(logits >= own, axis=1)
+    ranks: Int[np.ndarray, " n"] = np.count_nonzero(logits >= own, axis=1)
+    return ranks
 
 
 def top_at(ranks: Int[np.ndarray, " n"], k: int) -> Score:

@@ -36,7 +36,8 @@ LARGEST = 1 << 30  # bytes of a record that is read
 class Record:
     """kind: "retrieval" or "zero-shot". manifest: of the model. data: source, hash and size of the split.
 
-    options: everything that was chosen (templates, ks). answers: the raw ranks, by direction, from which `scores` follow.
+    options: everything that was chosen (templates, ks).
+    answers: the raw ranks, by direction, from which `scores` follow.
     """
 
     kind: str
@@ -77,7 +78,8 @@ class Record:
                 raise EvaluationError(f"{path} is a record of format {content['format']}; this library reads {FORMAT}.")
             scores = [Score(**{k: s[k] for k in ("metric", "value", "low", "high", "n")}) for s in content["scores"]]
             record = cls(
-                scores=scores, **{k: content[k] for k in ("kind", "manifest", "data", "options", "answers", "problems", "library")}
+                scores=scores,
+                **{k: content[k] for k in ("kind", "manifest", "data", "options", "answers", "problems", "library")},
             )
         except OSError as error:
             raise EvaluationError(f"{path} cannot be read ({error.strerror}).") from None
@@ -101,11 +103,15 @@ def replay(path: str | Path) -> Record:
     again = scores_of(record.kind, record.answers, record.options)
     saved = {s.metric: s for s in record.scores}
     if set(saved) != {s.metric for s in again}:
-        raise EvaluationError(f"{path}: the answers give the scores {[s.metric for s in again]}, the record says {list(saved)}.")
+        raise EvaluationError(
+            f"{path}: the answers give the scores {[s.metric for s in again]}, the record says {list(saved)}."
+        )
     for score in again:
         told = saved[score.metric]
         if told.n != score.n or any(abs(getattr(told, k) - getattr(score, k)) > 1e-9 for k in ("value", "low", "high")):
-            raise EvaluationError(f"{path}: {score.metric} is {score.value:.6f} by the answers, but the record says {told.value:.6f}.")
+            raise EvaluationError(
+                f"{path}: {score.metric} is {score.value:.6f} by the answers, but the record says {told.value:.6f}."
+            )
     return record
 
 
@@ -121,7 +127,9 @@ def scores_of(kind: str, answers: Mapping[str, Any], options: Mapping[str, Any])
             scores = [top_at(ranks, k) for k in ks if k <= len(answers["classes"])]
             return [*scores, mean_reciprocal_rank([[int(r)] for r in ranks])]
     except (KeyError, TypeError, ValueError) as error:
-        raise EvaluationError(f"The answers of this {kind} record are damaged ({type(error).__name__}: {error}).") from None
+        raise EvaluationError(
+            f"The answers of this {kind} record are damaged ({type(error).__name__}: {error})."
+        ) from None
     raise EvaluationError(f"There is no evaluation of the kind {kind!r}.")
 
 
@@ -134,12 +142,12 @@ def _retrieval_scores(answers: Mapping[str, Any], ks: Sequence[int]) -> list[Sco
     if len(pictures) != len(to_picture):
         raise EvaluationError("The record ranks as many captions as it has not.")
     several = pictures if len(pictures) != len(to_text) else None
-    named = [("text→picture", s) for s in (*(recall_at(to_picture, k, several) for k in ks), mean_reciprocal_rank(to_picture, several))]
-    named += [
-        ("picture→text", s)
-        for s in (*(hit_at(to_text, k) for k in ks), *(recall_at(to_text, k) for k in ks), *(precision_at(to_text, k) for k in ks),
-                  mean_reciprocal_rank(to_text))
-    ]  # fmt: skip
+    named = [
+        ("text→picture", s)
+        for s in (*(recall_at(to_picture, k, several) for k in ks), mean_reciprocal_rank(to_picture, several))
+    ]
+    back = [score(to_text, k) for score in (hit_at, recall_at, precision_at) for k in ks]
+    named += [("picture→text", s) for s in (*back, mean_reciprocal_rank(to_text))]
     scores = [Score(f"{way} {s.metric}", s.value, s.low, s.high, s.n) for way, s in named]
     for way, ranks in (("text→picture", to_picture), ("picture→text", to_text)):
         middle = median_rank(ranks)
@@ -150,7 +158,9 @@ def _retrieval_scores(answers: Mapping[str, Any], ks: Sequence[int]) -> list[Sco
 def _check_ranks(ranks: Sequence[Sequence[int]], most: int) -> None:
     for number, row in enumerate(ranks):
         if not row or any(not 1 <= rank <= most for rank in row) or list(row) != sorted(row):
-            raise EvaluationError(f"The ranks of question {number} ({list(row)[:5]}) cannot be: they must be sorted, from 1 to {most}.")
+            raise EvaluationError(
+                f"The ranks of question {number} ({list(row)[:5]}) cannot be: they must be sorted, from 1 to {most}."
+            )
 
 
 def _library() -> str:

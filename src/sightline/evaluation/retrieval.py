@@ -30,7 +30,8 @@ class Embeds(Protocol):
 
 
 def retrieval(
-    pairs: str | Path | PairData, embedder: Embeds, *, ks: Sequence[int] = KS, limit: int | None = None, quiet: bool = False,
+    pairs: str | Path | PairData, embedder: Embeds, *, ks: Sequence[int] = KS, limit: int | None = None,
+    quiet: bool = False,
 ) -> Record:  # fmt: skip
     """Score text → picture and picture → text on all pairs (or the first `limit`).
 
@@ -73,7 +74,12 @@ def embed_pictures(
     def said(done: int, failed: int) -> None:
         if not quiet:
             end = "\n" if done == len(numbers) else ""
-            print(f"\rembedding {done}/{len(numbers)}" + (f", {failed} failed" if failed else ""), end=end, file=sys.stderr, flush=True)
+            print(
+                f"\rembedding {done}/{len(numbers)}" + (f", {failed} failed" if failed else ""),
+                end=end,
+                file=sys.stderr,
+                flush=True,
+            )
 
     sources = (data.read(number) for number in numbers)
     for number, result in zip(numbers, embedder.pictures(sources, progress=said), strict=True):

@@ -71,7 +71,11 @@ def single_thing(
     similarity, labels = pictures @ vectors.T, labels[kept]
     answers = {"ranks": label_ranks(similarity, labels).tolist(), "predicted": similarity.argmax(1).tolist(),
                "labels": labels.tolist(), "classes": list(names)}  # fmt: skip
-    options = {"ks": [1, 5], "templates": ["a {colour} {kind}", "averaged over what is not asked for"], "ties": "against the model"}
+    options = {
+        "ks": [1, 5],
+        "templates": ["a {colour} {kind}", "averaged over what is not asked for"],
+        "ties": "against the model",
+    }
     return Record(kind="zero-shot", manifest=embedder.manifest.to_dict(), data=describe(data, kept), options=options,
                   answers=answers, scores=scores_of("zero-shot", answers, options), problems=problems)  # fmt: skip
 
@@ -81,13 +85,18 @@ def ensemble(embedder: Embeds, texts: Sequence[Sequence[str]]) -> Float[np.ndarr
     flat = embedder.texts([text for group in texts for text in group])
     ends = np.cumsum([len(group) for group in texts])
     means = np.stack([part.mean(0) for part in np.split(flat, ends[:-1])])
-    return means / np.linalg.norm(means, axis=1, keepdims=True)
+    unit: Float[np.ndarray, "classes dim"] = means / np.linalg.norm(means, axis=1, keepdims=True)
+    return unit
 
 
-def evaluate(embedder: Embeds, *, n: int = 1000, size: int = 128, workers: int | None = None, quiet: bool = False) -> dict[str, Record]:
+def evaluate(
+    embedder: Embeds, *, n: int = 1000, size: int = 128, workers: int | None = None, quiet: bool = False
+) -> dict[str, Record]:
     """All four records. Drawing takes about 10 s per 1,000 scenes on two cores."""
     single = scenes(n, "test", size, (1, 1), workers)
-    heldout = [t for t in scenes(n, "heldout", size, (1, 1), workers) if (t.seen[0].colour, t.seen[0].kind) in HELDOUT_PAIRS]
+    heldout = [
+        t for t in scenes(n, "heldout", size, (1, 1), workers) if (t.seen[0].colour, t.seen[0].kind) in HELDOUT_PAIRS
+    ]
     return {
         "retrieval": caption_retrieval(embedder, scenes(n, "test", size, (1, 8), workers), quiet=quiet),
         "kind": single_thing(embedder, single, "kind", quiet=quiet),
@@ -100,7 +109,8 @@ def headline(records: dict[str, Record]) -> list[str]:
     """The four figures, one line each."""
     asked = {"retrieval": "text→picture recall@1", "kind": "top-1", "colour": "top-1", "held-out": "top-1"}
     return [
-        f"{name:<10} {next(score for score in records[name].scores if score.metric == metric)}" for name, metric in asked.items()
+        f"{name:<10} {next(score for score in records[name].scores if score.metric == metric)}"
+        for name, metric in asked.items()
     ]
 
 
@@ -126,7 +136,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="folder for the records")
     parser.add_argument("--dtype", default="auto")
     options = parser.parse_args()
-    model = load(options.model, dtype=options.dtype)
+    model: Any = load(options.model, dtype=options.dtype)
     size = options.size or model.config.vision_config.image_size
     records = evaluate(Embedder(model), n=options.n, size=size)
     for line in headline(records):

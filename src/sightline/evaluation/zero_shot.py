@@ -29,11 +29,14 @@ def class_vectors(
     """Unit vectors of classes: the mean over templates of unit vectors, made unit again (prompt ensembling)."""
     if not classes or len(set(classes)) != len(classes):
         twice = sorted({name for name in classes if list(classes).count(name) > 1})
-        raise EvaluationError(f"Class names must be several and differ; {twice or 'none'} {'repeat' if twice else 'was given'}.")
+        raise EvaluationError(
+            f"Class names must be several and differ; {twice or 'none'} {'repeat' if twice else 'was given'}."
+        )
     check_templates(templates)
     texts = [template.replace("{}", name) for name in classes for template in templates]
     vectors = embedder.texts(texts).reshape(len(classes), len(templates), -1).mean(axis=1)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: Float[np.ndarray, "classes dim"] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit
 
 
 def zero_shot(
@@ -47,18 +50,27 @@ def zero_shot(
     data = pairs if isinstance(pairs, PairData) else open_pairs(pairs, classes=classes)
     names = list(classes or data.classes or ())
     if data.labels is None or not names:
-        raise EvaluationError(f"{data.source} has captions but no labels; zero-shot needs class folders or a label column.")
+        raise EvaluationError(
+            f"{data.source} has captions but no labels; zero-shot needs class folders or a label column."
+        )
     count = min(len(data), limit or len(data))
     chosen = [round(i * len(data) / count) for i in range(count)]
     texts = class_vectors(names, embedder, templates)
     kept, pictures, problems = embed_pictures(data, chosen, embedder, quiet=quiet)
     labels = np.array([data.labels[number] for number in kept])
     if labels.max(initial=0) >= len(names):
-        raise EvaluationError(f"{data.source} has the label {labels.max()}, but only {len(names)} class names were given.")
+        raise EvaluationError(
+            f"{data.source} has the label {labels.max()}, but only {len(names)} class names were given."
+        )
     similarity = pictures @ texts.T
     answers = {"ranks": label_ranks(similarity, labels).tolist(), "predicted": similarity.argmax(1).tolist(),
                "labels": labels.tolist(), "classes": names}  # fmt: skip
-    options = {"ks": [k for k in KS if k <= len(names)], "templates": list(templates), "limit": limit, "ties": "against the model"}
+    options = {
+        "ks": [k for k in KS if k <= len(names)],
+        "templates": list(templates),
+        "limit": limit,
+        "ties": "against the model",
+    }
     return Record(
         kind="zero-shot", manifest=embedder.manifest.to_dict(), data=describe(data, kept), options=options,
         answers=answers, scores=scores_of("zero-shot", answers, options), problems=[*data.problems, *problems],
@@ -72,7 +84,9 @@ def read_templates(path: str | Path) -> tuple[str, ...]:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-        found: Any = json.loads(text) if path.suffix == ".json" else [line for line in text.splitlines() if line.strip()]
+        found: Any = (
+            json.loads(text) if path.suffix == ".json" else [line for line in text.splitlines() if line.strip()]
+        )
     except OSError as error:
         raise EvaluationError(f"{path} cannot be read ({error.strerror}).") from None
     except ValueError:
@@ -87,4 +101,5 @@ def read_templates(path: str | Path) -> tuple[str, ...]:
 def check_templates(templates: Sequence[str]) -> None:
     wrong = [template for template in templates if template.count("{}") != 1]
     if wrong or not templates:
-        raise EvaluationError(f"A template needs exactly one {{}} for the class name; {wrong[:1] or 'none'} {'has not' if wrong else 'was given'}.")
+        found = f"{wrong[:1]} has not" if wrong else "none was given"
+        raise EvaluationError(f"A template needs exactly one {{}} for the class name; {found}.")

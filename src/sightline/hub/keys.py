@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from torch import Size, Tensor, cat
+from torch import Size, Tensor, cat, split
 
 from sightline.errors import WeightsError
 
@@ -154,7 +154,7 @@ def _ours(parts: list[Tensor], match: Match, name: str, shape: Size) -> Tensor:
         return parts[0].reshape(shape)
     if isinstance(target, Split) and parts[0].dim() and parts[0].shape[0] % sum(target.shares) == 0:
         share = parts[0].shape[0] // sum(target.shares)
-        return parts[0].split([share * n for n in target.shares])[match.ours.index(name)]
+        return split(parts[0], [share * n for n in target.shares])[match.ours.index(name)]
     return parts[0]
 
 

@@ -60,8 +60,11 @@ class Manifest:
         names = {f.name for f in dataclasses.fields(cls)}
         lacking = sorted(names - set(data))
         if lacking:
-            raise ManifestError(f"the manifest lacks {', '.join(lacking)}; it was written by another version or damaged.")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in names})
+            raise ManifestError(
+                f"the manifest lacks {', '.join(lacking)}; it was written by another version or damaged."
+            )
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in names}
+        return cls(**values)
 
     def require_same(self, other: Manifest, what: str) -> None:
         """Raise ManifestError, naming both manifests and the fields that differ, unless the two agree."""

@@ -40,7 +40,9 @@ class Model(nn.Module, Generic[C]):
         self.folder: Path | None = None
 
     @classmethod
-    def from_folder(cls, folder: Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Self:
+    def from_folder(
+        cls, folder: Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    ) -> Self:
         """Build from config.json and the safetensors files; strict on both sides."""
         config = cls.read_config(folder)
         model = cls.shaped(config)
@@ -78,9 +80,13 @@ class Model(nn.Module, Generic[C]):
         wanted = {name: tensor.shape for name, tensor in self.state_dict().items()}
         ours = self.keys().to_ours(wanted, tensors, type(self).__name__)
         floats = {name: tensor.is_floating_point() for name, tensor in self.state_dict().items()}
-        wrong = [f"{name} ({tensor.dtype})" for name, tensor in ours.items() if tensor.is_floating_point() != floats[name]]
+        wrong = [
+            f"{name} ({tensor.dtype})" for name, tensor in ours.items() if tensor.is_floating_point() != floats[name]
+        ]
         if wrong:
-            raise WeightsError(f"the weights hold whole numbers where others belong, or the reverse: {', '.join(wrong[:4])}.")
+            raise WeightsError(
+                f"the weights hold whole numbers where others belong, or the reverse: {', '.join(wrong[:4])}."
+            )
         cast = {k: v.to(device=device, dtype=_kept(v, dtype)) for k, v in ours.items()}
         self.load_state_dict({k: v.clone() if not v.is_contiguous() else v for k, v in cast.items()}, assign=True)
         for parameter in self.parameters():
@@ -104,7 +110,7 @@ class Model(nn.Module, Generic[C]):
         """config.json as the reference library reads it."""
         data = self.config.to_dict()
         data["architectures"] = [self.ARCHITECTURE]
-        data["dtype"] = str(next(self.parameters()).dtype).removeprefix("torch.")
+        data["dtype"] = str(self.dtype).removeprefix("torch.")
         write_json(folder / "config.json", data)
 
     def weight_files(self) -> list[Path]:
@@ -117,7 +123,8 @@ class Model(nn.Module, Generic[C]):
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
+        """The type of its matrices; lone numbers stay float32 whatever it is."""
+        return next((p.dtype for p in self.parameters() if p.numel() > 1), torch.float32)
 
     def require_weights(self) -> None:
         """Raise WeightsError if the model was built for its shapes only (meta device)."""

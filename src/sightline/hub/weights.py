@@ -20,7 +20,7 @@ REFUSED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
 
 
 def weight_files(folder: Path, names: Sequence[str] = (FILE,)) -> list[Path]:
-    """The safetensors files of a checkpoint folder, in order: the first of `names` that is there, or what an index lists.
+    """The safetensors files of a folder, in order: the first of `names` that is there, or what an index lists.
 
     Raises WeightsError when there are none; a pickle beside them is named, never opened.
     """

@@ -15,7 +15,6 @@ from sightline.models.language.tokenizers import Tokenizer
 
 
 @runtime_checkable
-@runtime_checkable
 class PictureSide(Protocol):
     """What turns pictures into tensors (media.PictureProcessor, media.NaFlexProcessor)."""
 

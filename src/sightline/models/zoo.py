@@ -48,7 +48,10 @@ def model_class(folder: Path) -> type[Model[Any]]:
     else:
         data = read_json(folder / "config.json")
         listed = data.get("architectures")
-        kind, architecture = str(data.get("model_type", "")), str(listed[0]) if isinstance(listed, list) and listed else ""
+        kind, architecture = (
+            str(data.get("model_type", "")),
+            str(listed[0]) if isinstance(listed, list) and listed else "",
+        )
     found = ZOO.get((kind, architecture)) or ZOO.get((kind, ""))
     if found is None:
         known = ", ".join(sorted({name for name, _ in ZOO}))

@@ -90,7 +90,9 @@ class Attention(nn.Module):
         super().__init__()
         width = hidden if width is None else width
         if heads < 1 or width % heads:
-            raise ConfigError(f"a width of {width} does not divide into {heads} heads; check the numbers in config.json.")
+            raise ConfigError(
+                f"a width of {width} does not divide into {heads} heads; check the numbers in config.json."
+            )
         self.heads, self.kv_heads = heads, heads if kv_heads is None else kv_heads
         self.size, self.scale, self.crosses = width // heads, scale, context is not None
         keys = self.kv_heads * self.size
@@ -99,7 +101,9 @@ class Attention(nn.Module):
         else:
             self.query = nn.Linear(hidden, width, bias=bias)
             self.key_value = nn.Linear(context, 2 * keys, bias=bias)
-        self.output = nn.Linear(width, hidden if out is None else out, bias=bias if output_bias is None else output_bias)
+        self.output = nn.Linear(
+            width, hidden if out is None else out, bias=bias if output_bias is None else output_bias
+        )
 
     def forward(
         self,
@@ -131,4 +135,4 @@ class Attention(nn.Module):
         return self.output(mixed.transpose(1, 2).flatten(2)), seen
 
     def _by_head(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch heads tokens size"]:
-        return x.unflatten(-1, (-1, self.size)).transpose(1, 2)
+        return torch.unflatten(x, -1, (-1, self.size)).transpose(1, 2)

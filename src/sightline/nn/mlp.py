@@ -53,7 +53,8 @@ class MLP(nn.Module):
         self.down = nn.Linear(intermediate, hidden if out is None else out, bias=bias)
 
     def forward(self, x: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch out"]:
-        return self.down(self.act(self.up(x)))
+        narrow: Tensor = self.down(self.act(self.up(x)))
+        return narrow
 
 
 class GatedMLP(nn.Module):
@@ -67,4 +68,5 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(self.act(gate) * up)
+        narrow: Tensor = self.down(self.act(gate) * up)
+        return narrow

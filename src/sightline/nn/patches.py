@@ -30,7 +30,9 @@ class PatchEmbedding(nn.Module):
         """Returns the tokens and their grid (rows, columns)."""
         if min(pixels.shape[-2:]) < self.patch:
             height, width = pixels.shape[-2:]
-            raise PictureError(f"a picture of {width}×{height} px holds no patch of {self.patch}; give it a larger one.")
+            raise PictureError(
+                f"a picture of {width}×{height} px holds no patch of {self.patch}; give it a larger one."
+            )
         patches, grid = cut(pixels.to(self.weight.dtype), self.patch)
         return F.linear(patches, self.weight.flatten(1), self.bias), grid
 
@@ -41,5 +43,5 @@ def cut(
     """Patches as rows of channels · patch · patch values, in (channel, row, column) order, and their grid."""
     rows, columns = pixels.shape[-2] // patch, pixels.shape[-1] // patch
     whole = pixels[..., : rows * patch, : columns * patch]
-    squares = whole.unflatten(-1, (columns, patch)).unflatten(-3, (rows, patch))  # b c rows p columns p
+    squares = torch.unflatten(torch.unflatten(whole, -1, (columns, patch)), -3, (rows, patch))  # b c rows p columns p
     return squares.permute(0, 2, 4, 1, 3, 5).flatten(1, 2).flatten(2), (rows, columns)

@@ -49,4 +49,5 @@ class QueryPooling(nn.Module):
     def _finished(self, pooled: Tensor) -> Tensor:
         if self.mlp is None or self.norm_mlp is None:
             return pooled
-        return pooled + self.mlp(self.norm_mlp(pooled))
+        read: Tensor = pooled + self.mlp(self.norm_mlp(pooled))
+        return read

@@ -29,7 +29,9 @@ class GridPositions(nn.Module):
     def __init__(self, grid: tuple[int, int], hidden: int, *, prefix: int = 0, resample: Resample = "bicubic") -> None:
         super().__init__()
         if min(grid) < 1:
-            raise ConfigError(f"a grid of {grid[0]} × {grid[1]} patches is empty; config.json's patch is larger than its image.")
+            raise ConfigError(
+                f"a grid of {grid[0]} × {grid[1]} patches is empty; config.json's patch is larger than its image."
+            )
         self.grid, self.prefix, self.resample = grid, prefix, resample
         self.table = nn.Parameter(torch.zeros(prefix + grid[0] * grid[1], hidden))
 
@@ -45,7 +47,7 @@ def resample_grid(
     table: Float[Tensor, "cells hidden"], source: tuple[int, int], target: tuple[int, int], resample: Resample
 ) -> Float[Tensor, "new_cells hidden"]:
     """Resample a table that covers `source` (rows, columns) to `target`, corners not aligned."""
-    picture = table.T.unflatten(-1, source)[None].float()
+    picture = torch.unflatten(table.T, -1, source)[None].float()
     kernel, _, antialias = resample.partition("-")
     aligned = None if kernel == "nearest" else False
     picture = F.interpolate(picture, size=target, mode=kernel, align_corners=aligned, antialias=bool(antialias))

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import copy
 import io
+import sys
 import warnings
-from collections.abc import Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import openvino
 import torch
 from torch import Tensor, nn
 
 from sightline.errors import RuntimeChoiceError
 from sightline.runtime.cache import forget, keep, kept
 from sightline.runtime.place import precision_of
+
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # without it, no usage data is sent
+import openvino  # noqa: E402
 
 HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}  # int8: what is not quantised stays bfloat16
 GRAPH = "graph.xml"
@@ -49,7 +52,7 @@ class OpenVINO:
 
 def graph_of(module: nn.Module, example: Mapping[str, Tensor], key: str = "") -> Any:
     """The openvino.Model of a module, in float32, with a free batch size."""
-    parts = ("graph", *cache_parts(example, key))
+    parts = cache_parts("graph", example, key)
     found = read_kept(parts) if key else None
     if found is not None:
         return found
@@ -59,10 +62,15 @@ def graph_of(module: nn.Module, example: Mapping[str, Tensor], key: str = "") ->
     return graph
 
 
-def cache_parts(example: Mapping[str, Tensor], key: str) -> tuple[str, ...]:
+def is_kept(example: Mapping[str, Tensor], key: str) -> bool:
+    """Whether the cache holds the converted graph."""
+    return bool(key) and kept(cache_parts("graph", example, key)) is not None
+
+
+def cache_parts(kind: str, example: Mapping[str, Tensor], key: str) -> tuple[str, ...]:
     """What a converted graph depends on: the model, OpenVINO and torch, and the inputs except for their batch."""
     shapes = [f"{name} {list(tensor.shape[1:])}" for name, tensor in example.items()]
-    return (key, openvino.__version__, torch.__version__, *shapes)
+    return (kind, key, openvino.__version__, torch.__version__, *shapes)
 
 
 def read_kept(parts: tuple[str, ...]) -> Any | None:
@@ -116,10 +124,8 @@ def _exported(module: nn.Module, example: Mapping[str, Tensor]) -> Any:
     plain = module if precision_of(module) == "float32" else copy.deepcopy(module).float()
     inputs = tuple(torch.cat([t[:1], t[:1]]) for t in example.values())  # two rows: a batch of one would be taken as fixed
     free = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)
-    chatter = io.StringIO()
     try:
-        with torch.no_grad(), warnings.catch_warnings(), redirect_stdout(chatter), redirect_stderr(chatter):
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), silence():
             exported = torch.export.export(_Positional(plain, tuple(example)).eval(), inputs, dynamic_shapes=(free,))
             return openvino.convert_model(exported)
     except Exception as error:  # torch.export and the converter raise dozens of kinds
@@ -127,6 +133,15 @@ def _exported(module: nn.Module, example: Mapping[str, Tensor]) -> Any:
         raise RuntimeChoiceError(
             f'engine "openvino" cannot convert this model ({type(error).__name__}: {reason}); use engine="eager".'
         ) from None
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Converters talk on both streams; what matters comes back as an exception."""
+    chatter = io.StringIO()
+    with warnings.catch_warnings(), redirect_stdout(chatter), redirect_stderr(chatter):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _array(tensor: Tensor) -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32
 
-from sightline.search.null import Calibration, null_prompts, spread
+from sightline.errors import StoreError
+from sightline.search import cohort
+from sightline.search.null import Calibration, Nulls, null_prompts
 from sightline.search.reader import Reader
 from sightline.search.scan import Scan
 from sightline.search.update import Embedder
@@ -18,25 +20,31 @@ SAME = 1 - 1e-5  # cosine of equal pixels
 def calibrated(reader: Reader, embedder: Embedder, old: Calibration | None) -> Calibration | None:
     """The old calibration while it still holds, else a new one; None for an empty index."""
     prompts, blank = null_prompts()
-    if old is not None and len(old.nulls) != len(prompts):
+    if old is not None and (len(old.nulls.prompts), len(old.nulls.cohort)) != (len(prompts), cohort.COUNT):
         old = None  # made with another list
     total = len(reader.scan)
     if not total or (old is not None and not old.stale(total)):
         return old
-    nulls = embedder.texts(prompts) if old is None else old.nulls  # texts do not depend on the pictures
+    nulls = embedded_nulls(embedder) if old is None else old.nulls
     return Calibration(nulls, best_fits(reader.scan, nulls, blank), nearest(reader), total)
 
 
-def best_fits(
-    scan: Scan, nulls: Float32[np.ndarray, "prompts dim"], blank: int
-) -> Float32[np.ndarray, " blank"]:
+def embedded_nulls(embedder: Embedder) -> Nulls:
+    answers = list(embedder.pictures(cohort.patterns()))
+    vectors = [answer.vector for answer in answers if answer.vector is not None]
+    if len(vectors) != len(answers):
+        reason = next(answer.error for answer in answers if answer.vector is None)
+        raise StoreError(f"the index cannot be calibrated, since the model fails on plain pictures ({reason}).")
+    return Nulls(embedder.texts(null_prompts()[0]), np.stack(vectors))
+
+
+def best_fits(scan: Scan, nulls: Nulls, blank: int) -> Float32[np.ndarray, " blank"]:
     """The best fit on the index of each of the first `blank` null prompts, sorted; from int8 scores."""
     best = np.full(blank, -np.inf, np.float32)
-    for _, scores in scan.blocks(nulls, rows=4096):
-        cosines = scores.numpy()
-        mean, deviation = spread(cosines)
-        np.maximum(best, ((cosines[:, :blank] - mean) / deviation).max(axis=0), out=best)
-    return np.sort(best[np.isfinite(best)])
+    for _, scores in scan.blocks(nulls.prompts, rows=4096):
+        shifted, mean, deviation = nulls.spread(scores.numpy())
+        np.maximum(best, ((shifted[:, :blank] - mean) / deviation).max(axis=0), out=best)
+    return np.sort(best)
 
 
 def nearest(reader: Reader) -> Float32[np.ndarray, " sampled"]:

@@ -1,26 +1,33 @@
 """When is the best hit an answer? Compare it with the best hits of texts that have none.
 
 A search always has a best hit, and its cosine means little: it shifts with the model, the index and the wording. So
-every index is calibrated with a fixed list of null prompts (null_prompts.txt) that its own model embeds:
+every index is calibrated, with its own model, by a fixed list of null prompts (null_prompts.txt) and a fixed cohort of
+pictures that show nothing (cohort.py):
 
-1. A picture's *fit* to a text is its cosine in units of what this picture gives unrelated texts:
-   fit = (cosine − mean) / standard deviation, both over all null prompts. Pictures that score high on everything (a
-   logo, a plain wall) lose their head start. [Z-norm in speaker verification: Auckenthaler et al. 2000]
-2. The nonsense and abstract prompts show nothing that can be seen; the best fit each of them gets on this index is
-   what chance gives on an index of this size. (Prompts that name things help in step 1 only: an index may hold them.)
+1. The *fit* of a picture and a text is their cosine, less what this text gets from pictures of nothing (median over
+   the cohort), and then in units of what this picture gets from unrelated texts (mean and standard deviation over the
+   null prompts, shifted alike). So neither a text that lies near to all pictures nor a picture that scores on
+   everything, such as a logo or a plain wall, has a head start.
+2. The nonsense and abstract prompts describe nothing that can be seen; the best fit that each gets on this index is
+   what chance gives on an index of this size. (Prompts that name things serve in step 1 only: the index may hold them.)
 3. A hit's percentile is the share of those best fits that are worse than its own; it is a match from
    `min_percentile` on.
 
-So a nonsense text matches about as rarely as 100 − min_percentile says, for 8 pictures as for a million, whatever the
-model, and a text that half of the index answers is not punished for it. A picture as the query is compared with what
-the index's own pictures score with their nearest neighbours (other files than themselves): its hits match when they
-are nearer than `picture_percentile` of those are.
+So a nonsense text matches about as rarely as 100 − min_percentile says, for 8 pictures as for a million, and a text
+that most of the index answers is not punished for it. Step 1 is the score normalisation of speaker verification
+(Z-norm and T-norm; Auckenthaler et al. 2000, doi:10.1006/dspr.1999.0360).
+
+A picture as the query is compared with what the index's own pictures score with their nearest neighbours: its hits
+match when they are nearer than PICTURE_PERCENTILE of those are.
+
+What it cannot do: a text about something sensible that this index lacks, but nearly has (a blue mug, where there are
+blue boxes and red mugs), is told apart only as far as the model tells them apart.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 
 import numpy as np
@@ -52,62 +59,80 @@ def null_prompts() -> tuple[list[str], int]:
 
 
 @dataclasses.dataclass(frozen=True)
+class Nulls:
+    """Unit vectors of the null prompts and of the cohort, by the index's model; they do not depend on the index."""
+
+    prompts: Float32[np.ndarray, "prompts dim"]
+    cohort: Float32[np.ndarray, "cohort dim"]
+
+    @cached_property
+    def offsets(self) -> Float32[np.ndarray, " prompts"]:
+        return self.offset(self.prompts)
+
+    def offset(self, texts: Float32[np.ndarray, "n dim"]) -> Float32[np.ndarray, " n"]:
+        """What each text gets from pictures of nothing."""
+        middle: Float32[np.ndarray, " n"] = np.median(self.cohort @ texts.T, axis=0)
+        return middle
+
+    def spread(
+        self, cosines: Float32[np.ndarray, "n prompts"]
+    ) -> tuple[Float32[np.ndarray, "n prompts"], Float32[np.ndarray, "n 1"], Float32[np.ndarray, "n 1"]]:
+        """Pictures' cosines to the null prompts → (shifted, mean and standard deviation of each picture's)."""
+        shifted = cosines - self.offsets
+        mean = shifted.mean(axis=1, keepdims=True)
+        return shifted, mean, np.maximum(shifted.std(axis=1, keepdims=True), 1e-6)
+
+    def fits(
+        self, pictures: Float32[np.ndarray, "n dim"], text: Float32[np.ndarray, " dim"]
+    ) -> Float32[np.ndarray, " n"]:
+        """Step 1 for one text and many pictures."""
+        _, mean, deviation = self.spread(pictures @ self.prompts.T)
+        fits: Float32[np.ndarray, " n"] = (pictures @ text - self.offset(text[None])[0] - mean[:, 0]) / deviation[:, 0]
+        return fits
+
+
+@dataclasses.dataclass(frozen=True)
 class Calibration:
     """What chance gives on one index.
 
-    nulls: unit vectors of the null prompts, the first `len(best)` of which show nothing.
-    best: sorted best fits of those. nearest: sorted cosines of sampled pictures to their nearest neighbours.
-    rows: how many rows the index had.
+    best: sorted best fits of the prompts that show nothing. nearest: sorted cosines of sampled pictures to their
+    nearest neighbours. rows: how many rows the index had.
     """
 
-    nulls: Float32[np.ndarray, "prompts dim"]
+    nulls: Nulls
     best: Float32[np.ndarray, " blank"]
     nearest: Float32[np.ndarray, " sampled"]
     rows: int
 
-    def fits(
-        self, pictures: Float32[np.ndarray, "n dim"], query: Float32[np.ndarray, " dim"]
-    ) -> Float32[np.ndarray, " n"]:
-        """How far above unrelated texts this text is, for each picture, in standard deviations."""
-        mean, deviation = spread(pictures @ self.nulls.T)
-        fits: Float32[np.ndarray, " n"] = (pictures @ query - mean[:, 0]) / deviation[:, 0]
-        return fits
-
     def text_percentiles(
-        self, pictures: Float32[np.ndarray, "n dim"], query: Float32[np.ndarray, " dim"]
+        self, pictures: Float32[np.ndarray, "n dim"], text: Float32[np.ndarray, " dim"]
     ) -> Float32[np.ndarray, " n"]:
-        return _percentiles(self.best, self.fits(pictures, query))
+        return percentiles(self.best, self.nulls.fits(pictures, text))
 
     def picture_percentiles(self, scores: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
-        return _percentiles(self.nearest, scores)
+        return percentiles(self.nearest, scores)
 
     def stale(self, rows: int) -> bool:
-        """Whether the index has grown too much; one that shrank is judged a little too strictly, never too mildly."""
-        return rows > self.rows * GROWTH or (self.rows > 0 and rows < self.rows / 2)
+        """Whether the index has grown by a tenth, or shrunk to less than half."""
+        return rows > self.rows * GROWTH or rows < self.rows / 2
 
     def to_bytes(self) -> bytes:
-        rows = np.array([self.rows], np.int64)
-        return bytes(save({"nulls": self.nulls, "best": self.best, "nearest": self.nearest, "rows": rows}))
+        tensors = {"prompts": self.nulls.prompts, "cohort": self.nulls.cohort}
+        tensors |= {"best": self.best, "nearest": self.nearest, "rows": np.array([self.rows], np.int64)}
+        return bytes(save(tensors))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Calibration:
         try:
-            tensors = load(data)
-            return cls(tensors["nulls"], tensors["best"], tensors["nearest"], int(tensors["rows"][0]))
+            found = load(data)
+            nulls = Nulls(found["prompts"], found["cohort"])
+            return cls(nulls, found["best"], found["nearest"], int(found["rows"][0]))
         except (SafetensorError, KeyError, IndexError, ValueError) as error:
             raise StoreError(f"the calibration is damaged ({error}); run `sightline index` on it again.") from None
 
 
-def spread(cosines: Float32[np.ndarray, "n prompts"]) -> tuple[Float32[np.ndarray, "n 1"], Float32[np.ndarray, "n 1"]]:
-    """Mean and standard deviation of each picture's cosines to the null prompts."""
-    mean = cosines.mean(axis=1, keepdims=True)
-    return mean, np.maximum(cosines.std(axis=1, keepdims=True), 1e-6)
-
-
-def _percentiles(
-    null: Float32[np.ndarray, " null"], values: Float32[np.ndarray, " n"]
-) -> Float32[np.ndarray, " n"]:
-    """Share of the null that is worse, 0 … 100; 0 when there is no null to compare with."""
+def percentiles(null: Float32[np.ndarray, " null"], values: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
+    """Share of the sorted null that is worse, 0 … 100; 0 when there is no null to compare with."""
     if not len(null):
         return np.zeros(len(values), np.float32)
     return (100 * np.searchsorted(null, values, side="left") / len(null)).astype(np.float32)

@@ -89,7 +89,7 @@ def fits_excluded(
     for phrase in query.exclude if query.exclude is not None else ():
         out |= calibration.text_percentiles(pictures, phrase) >= MIN_PERCENTILE
         if query.kind == "text":
-            out |= calibration.fits(pictures, phrase) > calibration.fits(pictures, query.vector)
+            out |= calibration.nulls.fits(pictures, phrase) > calibration.nulls.fits(pictures, query.vector)
     return out
 
 

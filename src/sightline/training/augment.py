@@ -27,7 +27,8 @@ class Augment:
     colour: float = 0.0
 
     def views(
-        self, pictures: UInt8[Tensor, "b side side2 3"], captions: list[str], size: int, seed: int, rows: slice, total: int,
+        self, pictures: UInt8[Tensor, "b side side2 3"], captions: list[str], size: int, seed: int,
+        rows: slice, total: int,
     ) -> Float[Tensor, "b 3 size size"]:  # fmt: skip
         """Views in 0 … 1. rows: which rows of the `total` of the world's batch these pictures are."""
         generator = torch.Generator().manual_seed(seed)
@@ -53,7 +54,8 @@ class Augment:
         grey = views.mean(1, keepdim=True)
         views = grey + (views - grey) * saturation
         middle = views.mean((1, 2, 3), keepdim=True)
-        return (middle + (views - middle) * contrast).clamp_(0, 1)
+        coloured: Tensor = (middle + (views - middle) * contrast).clamp_(0, 1)
+        return coloured
 
 
 def sample(

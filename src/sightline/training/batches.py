@@ -27,6 +27,9 @@ class Order:
         self.steps_per_epoch = n // batch_size
         self.known: tuple[int, np.ndarray] | None = None
 
+    def __len__(self) -> int:
+        return self.n
+
     def numbers(self, step: int) -> np.ndarray:
         """The things of the world's batch at `step`."""
         epoch, place = divmod(step, self.steps_per_epoch)
@@ -47,7 +50,8 @@ class PairBatches:
 
     def __init__(
         self, data: PairData, pictures: Pictures, tokenize: Tokenize, *, batch_size: int, size: int,
-        mean: Sequence[float], std: Sequence[float], augment: Augment | None = None, seed: int = 0, keep_mask: bool = False,
+        mean: Sequence[float], std: Sequence[float], augment: Augment | None = None, seed: int = 0,
+        keep_mask: bool = False,
     ) -> None:  # fmt: skip
         usable = len(pictures.usable)
         if usable < 2:
@@ -83,7 +87,7 @@ class PairBatches:
 
     def fingerprint(self) -> str:
         """What decides the batches: the data, the order and the views."""
-        parts = (self.data.fingerprint(), self.seed, self.size, self.augment, self.batch_size, len(self.pictures.usable),
+        parts = (self.data.fingerprint(), self.seed, self.size, self.augment, self.batch_size, len(self.order),
                  self.mean.tolist(), self.std.tolist())  # fmt: skip
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 

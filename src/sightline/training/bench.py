@@ -1,4 +1,4 @@
-"""A contrastive training step beside its peers: python -m sightline.training.bench [--rounds 7] [--batch 64] [--compile]
+"""A contrastive training step beside its peers: python -m sightline.training.bench [--rounds 7] [--compile]
 
 ViT-S/32 (12 × 384, 224 px) and a text tower of 12 × 384 with 77 positions, from equal weights; forward, loss,
 backward, AdamW. Interleaved in one process, medians. Captions have the lengths of real ones (about 8 to 30 tokens);
@@ -38,8 +38,13 @@ def small_clip(hidden: int = 384, layers: int = 12, heads: int = 6, image_size: 
     """transformers' CLIPModel of this size with random weights."""
     from transformers import CLIPConfig, CLIPModel
 
-    tower = {"hidden_size": hidden, "intermediate_size": 4 * hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
-             "projection_dim": hidden}  # fmt: skip
+    tower = {
+        "hidden_size": hidden,
+        "intermediate_size": 4 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "projection_dim": hidden,
+    }
     torch.manual_seed(0)
     config = CLIPConfig(
         vision_config={**tower, "image_size": image_size, "patch_size": patch},
@@ -72,10 +77,16 @@ def batch_of(number: int, size: int, image_size: int = 224) -> dict[str, Tensor]
 def trimmed(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """What Sightline's reader gives: ids up to the longest caption; a causal tower needs no mask."""
     longest = int(batch["lengths"].max())
-    return {"pixel_values": batch["pixel_values"], "input_ids": batch["input_ids"][:, :longest], "lengths": batch["lengths"]}
+    return {
+        "pixel_values": batch["pixel_values"],
+        "input_ids": batch["input_ids"][:, :longest],
+        "lengths": batch["lengths"],
+    }
 
 
-def our_stepper(model: CLIP, dtype: torch.dtype, *, groups: int = 2, compiled: bool = False) -> Callable[[dict[str, Tensor]], float]:
+def our_stepper(
+    model: CLIP, dtype: torch.dtype, *, groups: int = 2, compiled: bool = False
+) -> Callable[[dict[str, Tensor]], float]:
     """One step of Sightline's loop: gradients, clipping, fused AdamW."""
     objective = Contrastive(text_groups=groups)
     if compiled:
@@ -102,7 +113,9 @@ def their_stepper(model: Any, dtype: torch.dtype, *, like_ours: bool = False) ->
         {"params": [p for n, p in model.named_parameters() if decays(n, p)], "weight_decay": 0.2},
         {"params": [p for n, p in model.named_parameters() if not decays(n, p)], "weight_decay": 0.0},
     ]
-    optimiser = torch.optim.AdamW(groups if like_ours else model.parameters(), lr=RATE, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2)
+    optimiser = torch.optim.AdamW(
+        groups if like_ours else model.parameters(), lr=RATE, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2
+    )
     model.train()
 
     def step(batch: dict[str, Tensor]) -> float:
@@ -125,8 +138,9 @@ def open_clip_stepper(dtype: torch.dtype) -> Callable[[dict[str, Tensor]], float
         from open_clip.model import CLIP as OpenCLIP
     except Exception:  # its import needs torchvision, which may be absent or broken
         return None
-    model = OpenCLIP(384, {"image_size": 224, "layers": 12, "width": 384, "patch_size": 32},
-                     {"context_length": CONTEXT, "vocab_size": VOCABULARY, "width": 384, "heads": 6, "layers": 12})  # fmt: skip
+    vision = {"image_size": 224, "layers": 12, "width": 384, "patch_size": 32}
+    text = {"context_length": CONTEXT, "vocab_size": VOCABULARY, "width": 384, "heads": 6, "layers": 12}
+    model = OpenCLIP(384, vision, text)
     optimiser, criterion = torch.optim.AdamW(model.parameters(), lr=RATE), ClipLoss()
 
     def step(batch: dict[str, Tensor]) -> float:
@@ -163,7 +177,8 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, batch {options.batch}, auto = {auto}")
     if not options.skip_losses:
         pairs = same_losses(20, 16)
-        print(f"20 steps in float32 from equal weights: largest difference of loss {max(abs(a - b) for a, b in pairs):.1e}")
+        apart = max(abs(a - b) for a, b in pairs)
+        print(f"20 steps in float32 from equal weights: largest difference of loss {apart:.1e}")
     theirs = small_clip()
     contenders: dict[str, Callable[[dict[str, Tensor]], float] | None] = {
         "transformers fp32": their_stepper(theirs, torch.float32),

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from sightline.errors import DataError, SightlineError, StoreError
 from sightline.media import PictureProcessor, read_picture
 from sightline.training.readers import PairData
 
+Numbers = Sequence[int] | np.ndarray  # which pictures
 BLOCK = 256  # pictures between two flushes; at most so many are decoded again after a kill -9
 
 
@@ -35,12 +36,14 @@ class Pictures(Protocol):
     usable: np.ndarray
     problems: list[str]
 
-    def get(self, numbers: Sequence[int]) -> UInt8[Tensor, "b side side 3"]: ...
+    def get(self, numbers: Numbers) -> UInt8[Tensor, "b side side 3"]: ...
 
 
 def square(source: Path | bytes, side: int) -> UInt8[np.ndarray, "side side 3"]:
     """A picture with its shorter edge at `side`, centre cropped: what CLIP's processor shows the model."""
-    looks = PictureProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side}, do_center_crop=True)
+    looks = PictureProcessor(
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}, do_center_crop=True
+    )
     return looks.prepare(read_picture(source, shortest=side)).pixels
 
 
@@ -61,13 +64,15 @@ class CachedPictures:
             raise DataError(f"None of the {len(data)} pictures of {data.source} can be read: {self.problems[0]}")
         self.pixels = np.load(self.file, mmap_mode="r")
 
-    def get(self, numbers: Sequence[int]) -> Tensor:
+    def get(self, numbers: Numbers) -> Tensor:
         return torch.from_numpy(self.pixels[np.asarray(numbers)])
 
     def _build(self, data: PairData, fresh: Path, threads: int, quiet: bool) -> None:
         journal = fresh.with_suffix(".journal")
         shape = (len(data), self.side, self.side, 3)
-        state = json.loads(journal.read_text()) if journal.exists() and fresh.exists() else {"done": 0, "broken": {}}
+        state: dict[str, Any] = {"done": 0, "broken": {}}
+        if journal.exists() and fresh.exists():
+            state = json.loads(journal.read_text())
         pixels = _reserve(fresh, shape, fresh.exists() and state["done"] > 0)
         started, begun = time.perf_counter(), state["done"]
 
@@ -101,7 +106,7 @@ class DecodedPictures:
         self.usable = np.arange(len(data))
         self.pool = ThreadPoolExecutor(threads, "decode")
 
-    def get(self, numbers: Sequence[int]) -> Tensor:
+    def get(self, numbers: Numbers) -> Tensor:
         """A picture that cannot be read is grey, and a problem is noted once."""
         return torch.from_numpy(np.stack(list(self.pool.map(self._one, numbers))))
 
@@ -115,17 +120,21 @@ class DecodedPictures:
             return np.full((self.side, self.side, 3), 127, np.uint8)
 
 
-def _reserve(path: Path, shape: tuple[int, ...], again: bool) -> np.ndarray:
+def _reserve(path: Path, shape: tuple[int, ...], again: bool) -> np.memmap[Any, Any]:
     """A mapped array whose space is really there: writing into a sparse map on a full disk would kill the process."""
     try:
-        pixels = np.lib.format.open_memmap(path, mode="r+" if again else "w+", dtype=np.uint8, shape=None if again else shape)
+        pixels = np.lib.format.open_memmap(
+            path, mode="r+" if again else "w+", dtype=np.uint8, shape=None if again else shape
+        )
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     except OSError as error:
         path.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             need = int(np.prod(shape)) / 1e9
-            raise StoreError(f"The picture cache needs {need:.1f} GB, which {path.parent} lacks; free space or use cache=false.") from None
+            raise StoreError(
+                f"The picture cache needs {need:.1f} GB, which {path.parent} lacks; free space or use cache=false."
+            ) from None
         raise
     if pixels.shape != shape:
         raise StoreError(f"{path} is a cache of another size; delete it.")

@@ -88,7 +88,9 @@ def restore(
         state = json.loads((folder / "state.json").read_text())
         tensors = load_file(folder / "state.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
-        raise StoreError(f"The checkpoint {folder} cannot be read ({error}); delete it to go on from an older one.") from error
+        raise StoreError(
+            f"The checkpoint {folder} cannot be read ({error}); delete it to go on from an older one."
+        ) from error
     require_same(state["identity"], identity, folder)
     model.load_state_dict(_part(tensors, "model"), strict=True)
     moments = {moment: _part(tensors, moment) for moment in MOMENTS}
@@ -125,7 +127,9 @@ class Lock:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self.file.close()
-            raise TrainingError(f"Another training run writes to {out}; wait for it or choose another --out.") from error
+            raise TrainingError(
+                f"Another training run writes to {out}; wait for it or choose another --out."
+            ) from error
 
     def release(self) -> None:
         self.file.close()

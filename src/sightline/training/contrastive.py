@@ -100,7 +100,7 @@ class Contrastive(Objective):
 
     chunk: pairs embedded at once; None embeds the batch whole. Batch normalisation sees chunks, not the batch.
     rows: rows of the similarity matrix held at once.
-    duplicates: "mask" takes pairs that share a picture or a caption text out of each other's negatives; "keep" does not.
+    duplicates: "mask" does not use pairs that share a picture or a caption text as each other's negatives; "keep" does.
     clip_scale: hold exp(logit_scale) at 100 or below, as the paper does.
     text_groups: encode captions sorted by length in so many groups, each as short as its longest.
     """
@@ -190,7 +190,9 @@ class Contrastive(Objective):
             if step.watch:
                 best = (own_image[part].detach() @ all_text.detach().T).argmax(1)
                 correct += (best == torch.arange(first, first + best.shape[0], device=best.device)).sum()
-        image_grad, text_grad = (_gradient(world, own, all_) for own, all_ in ((own_image, all_image), (own_text, all_text)))
+        image_grad, text_grad = (
+            _gradient(world, own, all_) for own, all_ in ((own_image, all_image), (own_text, all_text))
+        )
         figures = {"loss": total, "scale": model.logit_scale.detach().exp()}
         if step.watch:
             figures["accuracy"] = correct / mine
@@ -228,7 +230,8 @@ def _gradient(world: Any, own: Tensor, everyone: Tensor) -> Tensor:
     """What reached these embeddings as rows (here) and as columns (on every rank)."""
     columns = everyone.grad if everyone.grad is not None else torch.zeros_like(everyone)
     rows = own.grad if own.grad is not None else torch.zeros_like(own)
-    return rows + world.own(world.sum(columns))
+    whole: Tensor = rows + world.own(world.sum(columns))
+    return whole
 
 
 def _push_back(outputs: tuple[Tensor, Tensor], gradients: tuple[Tensor, Tensor]) -> None:

@@ -74,7 +74,7 @@ class World:
             dist.all_reduce(flat)
             if how == "mean":
                 flat /= self.size
-            for gradient, piece in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+            for gradient, piece in zip(bucket, torch.split(flat, [g.numel() for g in bucket]), strict=True):
                 gradient.copy_(piece.view_as(gradient))
 
     def agree(self, model: nn.Module) -> None:

@@ -11,7 +11,7 @@ from sightline.nn import MLP, Attention, Stack
 
 @torch.no_grad()
 def initialise(model: CLIP, seed: int = 0) -> CLIP:
-    """Fill every weight from `seed`: what adds to the residual stream is scaled down by the square root of its depth."""
+    """Fill every weight from `seed`: what adds to the residual stream shrinks with the root of its depth."""
     torch.manual_seed(seed)
     for tower in (model.vision, model.text):
         width = tower.config.hidden_size

@@ -99,5 +99,7 @@ def _tensorboard(out: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise TrainingError("tensorboard=true needs the tensorboard package: pip install 'sightline[train]'.") from error
+        raise TrainingError(
+            "tensorboard=true needs the tensorboard package: pip install 'sightline[train]'."
+        ) from error
     return SummaryWriter(str(out / "tensorboard"))  # type: ignore[no-untyped-call]

@@ -1,10 +1,10 @@
 """One loop for every objective: batches in, gradients, an update, a line in the log, now and then a checkpoint.
 
-    for step in range(done, total):
-        batch = data.batch(step)                  a function of the step, so nothing is lost by a kill -9
-        objective.accumulate(model, batch)        gradients, however the objective makes them
-        world.reduce(gradients)                   several processes become one
-        optimiser.step()                          AdamW with warm-up and cosine
+for step in range(done, total):
+    batch = data.batch(step)                  a function of the step, so nothing is lost by a kill -9
+    objective.accumulate(model, batch)        gradients, however the objective makes them
+    world.reduce(gradients)                   several processes become one
+    optimiser.step()                          AdamW with warm-up and cosine
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +31,7 @@ from sightline.training.monitor import CollapseMonitor, NumberGuard
 from sightline.training.objective import Batch, Batches, Objective, Step, to_device
 from sightline.training.optimiser import MovingAverage, adamw, freeze, learning_rate, trainable
 from sightline.training.options import Options
+from sightline.training.prefetch import Prefetch
 from sightline.training.seeds import mixed
 
 
@@ -118,14 +118,13 @@ class _Run:
                      quiet=self.quiet or not self.world.leads) if self.world.leads else None  # fmt: skip
         say: Callable[[str], None] = log.say if log is not None else lambda sentence: None
         guard, clock, figures = NumberGuard(), Clock(done, self.total), dict[str, float]()
-        collapse = CollapseMonitor(self.options.warmup, getattr(self.objective, "guessing", lambda n: None)(self.data.batch_size))
+        collapse = CollapseMonitor(
+            self.options.warmup, getattr(self.objective, "guessing", lambda n: None)(self.data.batch_size)
+        )
         if log is not None:
-            log.write({"run": self.identity, "from_step": done, "steps": self.total, "world": self.world.size,
-                       "parameters": sum(p.numel() for p in self.parameters), "time": time.strftime("%FT%TZ", time.gmtime())})  # fmt: skip
-            say(f"{'Goes on at' if done else 'Starts:'} step {done} of {self.total}, batch {self.data.batch_size} "
-                f"({self.world.size} process{'es' if self.world.size > 1 else ''}), {str(self.dtype).removeprefix('torch.')}.")  # fmt: skip
+            self._introduce(log, done)
         self.model.train()
-        with _Prefetch(self.data, self.world, range(done, self.total), self.options.prefetch) as batches:
+        with Prefetch(self.data, self.world, range(done, self.total), self.options.prefetch) as batches:
             for number in range(done, self.total):
                 last = number + 1 == self.total
                 watch = last or number == done or (number + 1) % self.options.log_every == 0
@@ -148,7 +147,19 @@ class _Run:
         return TrainingResult(model=self.model, folder=folder, steps=self.total, figures=figures,
                               seconds=time.perf_counter() - clock.started)  # fmt: skip
 
-    def _step(self, number: int, batch: Batch, watch: bool, guard: NumberGuard, say: Callable[[str], None]) -> dict[str, float]:
+    def _introduce(self, log: RunLog, done: int) -> None:
+        size, count = self.world.size, sum(p.numel() for p in self.parameters)
+        now = time.strftime("%FT%TZ", time.gmtime())
+        log.write({"run": self.identity, "from_step": done, "steps": self.total, "world": size, "parameters": count,
+                   "time": now})  # fmt: skip
+        log.say(
+            f"{'Goes on at' if done else 'Starts:'} step {done} of {self.total}, batch {self.data.batch_size}, "
+            f"{size} process{'es' if size > 1 else ''}, {str(self.dtype).removeprefix('torch.')}."
+        )
+
+    def _step(
+        self, number: int, batch: Batch, watch: bool, guard: NumberGuard, say: Callable[[str], None]
+    ) -> dict[str, float]:
         # Dropout and the like draw from (seed, step, rank): a resumed run draws the same.
         torch.manual_seed(mixed(self.options.seed, number, self.world.rank))
         rate = learning_rate(number, self.total, self.options)
@@ -193,7 +204,9 @@ class _Run:
     def _resume(self, resume: str) -> int:
         found = checkpoint.checkpoints(self.out)
         if resume == "never" and found:
-            raise TrainingError(f"{self.out} already holds a run (step {checkpoint.latest_step(self.out)}); choose another --out.")
+            raise TrainingError(
+                f"{self.out} already holds a run (step {checkpoint.latest_step(self.out)}); choose another --out."
+            )
         if resume == "must" and not found:
             raise TrainingError(f"{self.out} holds no checkpoint to resume from.")
         if not found:
@@ -202,10 +215,14 @@ class _Run:
 
     def _save(self, step: int) -> None:
         if self.world.leads:
-            checkpoint.save(self.out, step, self.model, self.optimiser, self.average, self.identity, keep=self.options.keep)
+            checkpoint.save(
+                self.out, step, self.model, self.optimiser, self.average, self.identity, keep=self.options.keep
+            )
         self.world.barrier()
 
-    def _report(self, log: RunLog, clock: Clock, done: int, figures: Mapping[str, float], extra: Mapping[str, Any], last: bool) -> None:
+    def _report(
+        self, log: RunLog, clock: Clock, done: int, figures: Mapping[str, float], extra: Mapping[str, Any], last: bool
+    ) -> None:
         seconds, rate, left = clock.read(done)
         log.write({"step": done, "epoch": done / self.data.steps_per_epoch, **figures, **extra,
                    "seconds": seconds, "items_per_s": rate * self.data.batch_size})  # fmt: skip
@@ -230,33 +247,6 @@ class _Run:
         return folder
 
 
-class _Prefetch:
-    """Batches made by one thread ahead of their use. An error in it surfaces where the batch is taken."""
-
-    def __init__(self, data: Batches, world: World, steps: range, depth: int) -> None:
-        self.data, self.world, self.steps, self.depth = data, world, iter(steps), max(1, depth)
-        self.pool = ThreadPoolExecutor(1, "batches")
-        self.waiting: list[Future[Batch]] = []
-
-    def __enter__(self) -> _Prefetch:
-        for _ in range(self.depth):
-            self._ask()
-        return self
-
-    def _ask(self) -> None:
-        step = next(self.steps, None)
-        if step is not None:
-            self.waiting.append(self.pool.submit(self.data.batch, step, self.world.rank, self.world.size))
-
-    def take(self) -> Batch:
-        batch = self.waiting.pop(0).result()
-        self._ask()
-        return batch
-
-    def __exit__(self, *_: object) -> None:
-        self.pool.shutdown(wait=True, cancel_futures=True)
-
-
 def place(options: Options) -> tuple[torch.device, torch.dtype]:
     """Device and compute type; `runtime` decides what "auto" means."""
     chosen = runtime.place(options.device, options.dtype)
@@ -267,12 +257,7 @@ def training_context(device: torch.device, dtype: torch.dtype) -> AbstractContex
     """Where forward passes run: autocast, unless the type is float32."""
     if dtype == torch.float32:
         return nullcontext()
-    stack = ExitStack()
-    stack.enter_context(torch.autocast(device.type, dtype=dtype))
-    if device.type == "cpu":
-        # The backward pass of torch's fused CPU attention in bfloat16 takes twice the time of the plain products.
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-    return stack
+    return torch.autocast(device.type, dtype=dtype)
 
 
 def _shapes(model: nn.Module) -> str:

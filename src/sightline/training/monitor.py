@@ -95,7 +95,7 @@ class NumberGuard:
         if self.in_a_row >= self.patience:
             what = "loss" if not math.isfinite(loss) else "gradient"
             raise TrainingError(
-                f"The {what} is not a number for {self.patience} steps in a row (step {step}, learning rate {rate:.2g}); "
-                f"lower learning_rate, lengthen warmup or use dtype=float32, and start from the last checkpoint."
+                f"The {what} is not a number for {self.patience} steps in a row (step {step}, learning rate "
+                f"{rate:.2g}); lower  learning_rate, lengthen warmup or use dtype=float32, and start from the last checkpoint."
             )
         return False

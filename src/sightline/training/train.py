@@ -81,7 +81,10 @@ def build_clip(plan: Recipe, tokenizer: Tokenizer) -> CLIP:
     model = initialise(CLIP(config), plan.options.seed)
     size = plan.image_size
     pictures = PictureProcessor(
-        size={"shortest_edge": size}, crop_size={"height": size, "width": size}, do_center_crop=True, do_convert_rgb=True
+        size={"shortest_edge": size},
+        crop_size={"height": size, "width": size},
+        do_center_crop=True,
+        do_convert_rgb=True,
     )
     model.processor = Processor(pictures, tokenizer)
     return model
@@ -105,7 +108,8 @@ def pair_batches(
     causal = model.config.model_type == "clip"  # padding after the end of text changes nothing there
     return PairBatches(
         data, store, tokenizer, batch_size=plan.batch_size, size=size, mean=looks.image_mean, std=looks.image_std,
-        augment=Augment(crop=plan.crop, flip=plan.flip, colour=plan.colour), seed=plan.options.seed, keep_mask=not causal,
+        augment=Augment(crop=plan.crop, flip=plan.flip, colour=plan.colour), seed=plan.options.seed,
+        keep_mask=not causal,
     )  # fmt: skip
 
 
@@ -117,7 +121,10 @@ def report_problems(data: PairData, batches: PairBatches, out: Path) -> None:
     if problems:
         out.mkdir(parents=True, exist_ok=True)
         (out / "problems.txt").write_text("\n".join(problems) + "\n", encoding="utf-8")
-        print(f"{len(problems)} of the data's entries were left out ({problems[0]}); see {out / 'problems.txt'}.", file=sys.stderr)
+        print(
+            f"{len(problems)} of the data's entries were left out ({problems[0]}); see {out / 'problems.txt'}.",
+            file=sys.stderr,
+        )
 
 
 def _loaded(model: Any) -> Any:
@@ -126,5 +133,7 @@ def _loaded(model: Any) -> Any:
 
         model = load(model, dtype="float32")  # the optimiser needs every bit; autocast computes in bfloat16
     if not hasattr(model, "text_features"):
-        raise UsageError(f"{type(model).__name__} has no text tower; contrastive training takes CLIP, SigLIP and the like.")
+        raise UsageError(
+            f"{type(model).__name__} has no text tower; contrastive training takes CLIP, SigLIP and the like."
+        )
     return model

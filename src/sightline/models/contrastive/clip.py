@@ -63,7 +63,8 @@ class CLIP(DualEncoder[CLIPConfig]):
 
     def patch_features(self, out: EncoderOutput) -> Float[Tensor, "batch patches dim"]:
         """Patch tokens in the shared space, through the norm and projection that [CLS] takes (not normalised)."""
-        return self.visual_projection(self.vision.norm(out.last_hidden_state[:, 1:]))
+        placed: Tensor = self.visual_projection(self.vision.norm(out.last_hidden_state[:, 1:]))
+        return placed
 
     @property
     def embedding_dim(self) -> int:

@@ -9,7 +9,7 @@ text → causal tower ─┬─ [CLS] → norm → linear ───────�
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -54,7 +54,7 @@ class CoCaConfig(OpenCLIPConfig):
 
 @dataclass
 class CoCaOutput(DualOutput):
-    """`logits` [B, T - 1, vocab]: position t is the guess for word t + 1; `labels` are the true words, `input_ids[:, 1:]`."""
+    """`logits` [B, T - 1, vocab]: position t is the guess for word t + 1; `labels`: the words, `input_ids[:, 1:]`."""
 
     logits: Tensor | None = None
     labels: Tensor | None = None
@@ -71,7 +71,7 @@ class CoCaLosses:
 class CoCa(OpenCLIPLayout):
     """Embeds like CLIP; `forward` also gives the caption logits. Texts come padded to the context length."""
 
-    Config: ClassVar[type[Config]] = CoCaConfig
+    Config = CoCaConfig
     ARCHITECTURE = "CoCa"
     config: CoCaConfig
 
@@ -81,8 +81,8 @@ class CoCa(OpenCLIPLayout):
         v, t, m = config.vision_cfg, config.text_cfg, config.multimodal_cfg
         if not config.embed_dim == t.width == m.width:
             raise ConfigError(
-                f"open_clip_config.json: CoCa's embed_dim {config.embed_dim}, text width {t.width} and multimodal width "
-                f"{m.width} must be equal, because picture tokens and words meet in the decoder as they are."
+                f"open_clip_config.json: CoCa's embed_dim {config.embed_dim}, text width {t.width} and multimodal "
+                f"width {m.width} must be equal, because picture tokens and words meet in the decoder as they are."
             )
         self.vision = CoCaVision(vit_config(config), v.attn_pooler_queries, v.attn_pooler_heads, config.embed_dim)
         self.text = CoCaText(text_config(config), t.pad_id, correct_mask=t.correct_cls_mask)
@@ -109,6 +109,7 @@ class CoCa(OpenCLIPLayout):
         """Takes everything the processor returns; picture i belongs to text i."""
         wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         dual = super().forward(**wanted, **inputs)
+        assert dual.text_model_output is not None and dual.vision_model_output is not None
         words, picture = dual.text_model_output.last_hidden_state, dual.vision_model_output.last_hidden_state
         paired = words.shape[0] == picture.shape[0]
         logits = self.decoder(words[:, :-1], picture) if paired else None

@@ -32,13 +32,11 @@ class DualEncoder(Model[C]):
         super().__init__(config)
         self.register_parameter("logit_bias", None)  # only a family that learns one sets it
 
-    def encode_image(self, **pictures: Any) -> tuple[Tensor, EncoderOutput]:
+    def encode_image(self, *args: Any, **pictures: Any) -> tuple[Tensor, EncoderOutput]:
         """Embeddings [B, D] before normalisation, and the tower's own output."""
         raise NotImplementedError
 
-    def encode_text(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **wanted: Any
-    ) -> tuple[Tensor, EncoderOutput]:
+    def encode_text(self, *args: Any, **texts: Any) -> tuple[Tensor, EncoderOutput]:
         """Embeddings [B, D] before normalisation, and the tower's own output."""
         raise NotImplementedError
 

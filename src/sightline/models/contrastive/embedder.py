@@ -6,10 +6,11 @@ Pictures are decoded and preprocessed in threads while the model computes; one b
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sightline import runtime
 from sightline.errors import PictureError, UsageError
 from sightline.hub import Manifest
 from sightline.media import Limits, Picture, decoded
 from sightline.media.pixels import as_picture
+from sightline.models.contrastive.calibration import dead_leaves
 from sightline.models.contrastive.dual import DualEncoder
 from sightline.models.language.clip_text import CLIPText
-from sightline.runtime import Engine, batched, batches, engine
+from sightline.runtime import Engine, batched, batches, precision_of
 
 Progress = Callable[[int, int], None]  # (items done, of them failed)
+Decoded = tuple[Any, Picture | PictureError]
+
+FEW = 64  # pictures; for fewer, converting a model takes longer than it saves
+CALIBRATION = 96  # pictures that int8 is fitted to and checked on; made up to half of that when there are fewer
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +85,7 @@ class Embedder:
         self.exact = exact
         self._wanted = engine
         self._engine: Engine | None = None
+        self._provisional, self._asked = False, 0
 
     @property
     def dim(self) -> int:
@@ -89,9 +97,7 @@ class Embedder:
         """Everything that must agree before vectors may be compared."""
         return self.model.manifest()
 
-    def pictures(
-        self, items: Iterable[Any], progress: Progress | None = None
-    ) -> Generator[Embedded, None, None]:
+    def pictures(self, items: Iterable[Any], progress: Progress | None = None) -> Generator[Embedded, None, None]:
         """Embed a stream of paths (str or Path) or pictures (Picture, PIL image, uint8 array); order is kept.
 
         A file that cannot be read, or that has no finite vector, comes back with `error`; the rest goes on.
@@ -106,13 +112,51 @@ class Embedder:
             ahead=self.batch_size + 2 * self.threads,
             source=as_source,
         )
-        with closing(stream):
-            for batch in batches(stream, self.batch_size):
+        self._asked += len(items) if isinstance(items, Sized) else FEW
+        with closing(stream):  # type: ignore[type-var]  # it is a generator
+            for batch in self._batches(stream):
                 for result in self._embed(batch):
                     done, failed = done + 1, failed + (result.error is not None)
                     yield result
                 if progress is not None:
                     progress(done, failed)
+
+    def _batches(self, stream: Iterator[Decoded]) -> Iterator[list[Decoded]]:
+        """Batches of the stream; the first one with a picture in it chooses the engine."""
+        while batch := list(islice(stream, self.batch_size)):
+            undecided = self._engine is None or (self._provisional and self._asked >= FEW)
+            if undecided and any(isinstance(picture, Picture) for _, picture in batch):
+                stream = chain(self._choose(batch, stream), stream)
+            yield batch
+
+    def _choose(self, batch: list[Decoded], stream: Iterator[Decoded]) -> list[Decoded]:
+        """Set the engine; returns what had to be read ahead to calibrate it."""
+        read_ahead: list[Decoded] = []
+        pictures = [picture for _, picture in batch if isinstance(picture, Picture)]
+
+        def calibration() -> Iterator[dict[str, Tensor]]:
+            read_ahead.extend(islice(stream, max(0, CALIBRATION - len(pictures))))
+            real = pictures + [picture for _, picture in read_ahead if isinstance(picture, Picture)]
+            made = [as_picture(pixels) for pixels in dead_leaves(max(0, CALIBRATION // 2 - len(real)))]
+            for some in batches([*real[:CALIBRATION], *made], 16):
+                yield self._look(some)
+
+        example = {name: tensor.to(self.model.device) for name, tensor in self._look(pictures[:2]).items()}
+        precision, version = precision_of(self.model), self.manifest.library_version
+        key = f"{self.manifest.digest} {version} {type(self.model).__name__} {precision}"
+        few = self._asked < FEW
+        tower = ImageTower(self.model)
+        self._engine = runtime.engine(tower, example, self._wanted, key=key, calibration=calibration, few=few)
+        self._provisional = few and self._wanted == "auto"
+        return read_ahead
+
+    @property
+    def engine(self) -> str:
+        """What computes: its name, its precision, and why it is not another; known once pictures were embedded."""
+        if self._engine is None:
+            return self._wanted
+        note = f" ({self._engine.note})" if self._engine.note else ""
+        return f"{self._engine.name} {self._engine.precision}{note}"
 
     def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
         """Unit vectors float32 [N, D] of texts, in their order; texts of one length are computed together."""
@@ -156,7 +200,7 @@ class Embedder:
             raise UsageError("this model came without preprocessor_config.json, so it cannot read pictures.")
         return look.fast() if not self.exact and hasattr(look, "fast") else look
 
-    def _embed(self, batch: list[tuple[Any, Picture | PictureError]]) -> list[Embedded]:
+    def _embed(self, batch: list[Decoded]) -> list[Embedded]:
         ready = [picture for _, picture in batch if isinstance(picture, Picture)]
         vectors = iter(batched(self._embed_pictures, ready, what="pictures") if ready else [])
         results = []
@@ -174,8 +218,7 @@ class Embedder:
 
     def _embed_pictures(self, pictures: Sequence[Picture]) -> Float[np.ndarray, "batch dim"]:
         inputs = {name: tensor.to(self.model.device) for name, tensor in self._look(pictures).items()}
-        if self._engine is None:
-            self._engine = engine(ImageTower(self.model), inputs, self._wanted)
+        assert self._engine is not None  # _batches chose it before it gave out the first picture
         return self._engine(**inputs).float().cpu().numpy()
 
     def _embed_texts(self, inputs: dict[str, Tensor]) -> Float[np.ndarray, "batch dim"]:

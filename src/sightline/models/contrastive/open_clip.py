@@ -134,9 +134,11 @@ class OpenCLIP(OpenCLIPLayout):
 
     def patch_features(self, out: EncoderOutput) -> Float[Tensor, "batch patches dim"]:
         """As in CLIP; for the ResNet, what the pooling would read from one place alone (not normalised)."""
-        if isinstance(self.vision, CLIPResNet) or self.visual_projection is None:
+        if isinstance(self.vision, CLIPResNet):
             return self.vision.alone(out.last_hidden_state)
-        return self.visual_projection(self.vision.norm(out.last_hidden_state[:, 1:]))
+        assert isinstance(self.vision, CLIPVision) and self.visual_projection is not None
+        placed: Tensor = self.visual_projection(self.vision.norm(out.last_hidden_state[:, 1:]))
+        return placed
 
     def describe(self) -> dict[str, Any]:
         resnet = isinstance(self.config.vision_cfg.layers, tuple)

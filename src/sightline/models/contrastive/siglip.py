@@ -62,6 +62,7 @@ class SigLIP(DualEncoder[SigLIPConfig]):
 
     def patch_features(self, out: EncoderOutput) -> Float[Tensor, "batch patches dim"]:
         """What the probe would read if it saw one patch alone (not normalised)."""
+        assert self.vision.head is not None  # the constructor says so
         return self.vision.head.alone(out.last_hidden_state)
 
     @property

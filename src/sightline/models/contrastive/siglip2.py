@@ -74,6 +74,7 @@ class SigLIP2(DualEncoder[SigLIP2Config]):
 
     def patch_features(self, out: EncoderOutput) -> Float[Tensor, "batch patches dim"]:
         """What the probe would read if it saw one patch alone (not normalised; padding included)."""
+        assert self.vision.head is not None  # the constructor says so
         return self.vision.head.alone(out.last_hidden_state)
 
     @property

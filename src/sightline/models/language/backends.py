@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 from sightline.errors import ConfigError, SightlineError, TokenizerError
 from sightline.hub import read_json
-from sightline.models.language.tokenizers import Rules, Tokenizer, token_name
+from sightline.models.language.tokenizers import Rules, Side, Tokenizer, token_name
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
@@ -70,8 +70,10 @@ def _read(folder: Path, extra: dict[str, Any], context_length: int, model_type: 
         raise TokenizerError(f'the tokenizer has no padding token "{pad}", which tokenizer_config.json names.')
     if model_type == "open_clip":  # open_clip pads with 0, and CoCa's mask relies on it
         return Tokenizer(backend, Rules(0, "max_length", mask=False), context_length, extra)
-    side = "left" if kind in ("GemmaTokenizer", "Siglip2Tokenizer") else "right"
-    return Tokenizer(backend, Rules.of(extra, pad_id, "max_length" if siglip else "longest", side), context_length, extra)
+    side: Side = "left" if kind in ("GemmaTokenizer", "Siglip2Tokenizer") else "right"
+    return Tokenizer(
+        backend, Rules.of(extra, pad_id, "max_length" if siglip else "longest", side), context_length, extra
+    )
 
 
 def read_limited(path: Path) -> dict[str, Any]:
@@ -123,7 +125,9 @@ def clip_bpe(
         if token not in vocab and token not in {t.content for t in added or []}:
             raise TokenizerError(f'the tokenizer\'s vocabulary lacks "{token}", with which CLIP wraps every text.')
     backend = tokenizers.Tokenizer(
-        models.BPE(vocab=vocab, merges=merges, continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=unknown)
+        models.BPE(
+            vocab=vocab, merges=merges, continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=unknown
+        )
     )
     backend.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
@@ -137,9 +141,8 @@ def clip_bpe(
     backend.decoder = decoders.ByteLevel()
     backend.add_tokens(added or [])
     backend.add_special_tokens([t for t in (start, end) if t not in {a.content for a in added or []}])
-    backend.post_processor = processors.RobertaProcessing(
-        (end, backend.token_to_id(end)), (start, backend.token_to_id(start)), trim_offsets=False, add_prefix_space=False
-    )
+    last, first = ((token, int(backend.token_to_id(token) or 0)) for token in (end, start))
+    backend.post_processor = processors.RobertaProcessing(last, first, trim_offsets=False, add_prefix_space=False)
     return backend
 
 
@@ -152,7 +155,7 @@ def gemma_bpe(
     added: list[AddedToken],
     template: Mapping[str, Any] | None = None,
 ) -> tokenizers.Tokenizer:
-    """Gemma's BPE on raw text with byte fallback. SigLIP 2 was trained on lower-cased text; the file does not say so."""
+    """Gemma's BPE on raw text with byte fallback. SigLIP 2 was trained on lower-cased text; its files do not say so."""
     backend = tokenizers.Tokenizer(
         models.BPE(
             vocab=vocab,
@@ -208,7 +211,9 @@ def _wrap(backend: tokenizers.Tokenizer, extra: Mapping[str, Any], *, forced: bo
     if lacking:
         raise TokenizerError(f'the tokenizer has no token "{lacking[0]}", which tokenizer_config.json asks for.')
     single = " ".join(f"{part}:0" for part in (start, "$A", end) if part)
-    backend.post_processor = processors.TemplateProcessing(single=single, pair=f"{single} $B:1", special_tokens=specials)
+    backend.post_processor = processors.TemplateProcessing(
+        single=single, pair=f"{single} $B:1", special_tokens=specials
+    )
 
 
 def _post_processor(template: Mapping[str, Any]) -> Any:

@@ -58,12 +58,15 @@ class CharsMap:
                 node ^= _offset(unit)
                 if unit & LEAF:
                     found, length = self.trie[node] & VALUE, count
-        except IndexError:
-            raise TokenizerError("the SentencePiece model's character table is damaged; fetch the file again.") from None
+            end = self.replacements.index(0, found) if found >= 0 else 0
+        except (IndexError, ValueError):
+            raise TokenizerError(
+                "the SentencePiece model's character table is damaged; fetch the file again."
+            ) from None
         if found < 0:
             length = _character(data[at])
-            return data[at : at + length].decode("utf-8"), length
-        return self.replacements[found : self.replacements.index(0, found)].decode("utf-8", "replace"), length
+            return data[at : at + length].decode("utf-8", "replace"), length
+        return self.replacements[found:end].decode("utf-8", "replace"), length
 
 
 def _offset(unit: int) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from sightline.errors import TokenizerError
@@ -97,9 +97,7 @@ class CLIPText(Model[CLIPTextConfig]):
             "embeddings.token_embedding.weight": "words.weight",
             "embeddings.position_embedding.weight": "positions.weight",
             "embeddings.position_ids": None,  # a buffer of old files
-            "encoder.layers.{i}.self_attn.{q_proj,k_proj,v_proj}.*": Fused(
-                "encoder.blocks.{i}.attention.qkv.*"
-            ),
+            "encoder.layers.{i}.self_attn.{q_proj,k_proj,v_proj}.*": Fused("encoder.blocks.{i}.attention.qkv.*"),
             "encoder.layers.{i}.self_attn.out_proj.*": "encoder.blocks.{i}.attention.output.*",
             "encoder.layers.{i}.layer_norm1.*": "encoder.blocks.{i}.norm_attention.*",
             "encoder.layers.{i}.layer_norm2.*": "encoder.blocks.{i}.norm_mlp.*",

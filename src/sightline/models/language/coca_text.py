@@ -64,7 +64,9 @@ class CoCaText(nn.Module):
 class CoCaDecoder(nn.Module):
     """The multimodal half: word vectors and picture tokens in, logits over the vocabulary out."""
 
-    def __init__(self, hidden: int, heads: int, intermediate: int, layers: int, act: str, eps: float, vocab: int) -> None:
+    def __init__(
+        self, hidden: int, heads: int, intermediate: int, layers: int, act: str, eps: float, vocab: int
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block.pre_norm(hidden, heads, intermediate, act, eps) for _ in range(layers))
         self.cross = nn.ModuleList(
@@ -86,4 +88,5 @@ class CoCaDecoder(nn.Module):
         for block, cross in zip(self.blocks, self.cross, strict=True):
             words, _ = block(words, causal=True)
             words, _ = cross(words, picture)
-        return self.vocabulary(self.norm(words))
+        logits: Tensor = self.vocabulary(self.norm(words))
+        return logits

@@ -74,6 +74,9 @@ class SentencePiece:
         algorithm = _int(trainer.get(3, UNIGRAM))
         if sum(p.kind == UNKNOWN for p in pieces) != 1 or algorithm not in (UNIGRAM, BPE):
             raise ValueError("not a unigram or BPE model")
+        names = {p.text for p in pieces if p.kind == BYTE}
+        if trainer.get(35) and not names >= {f"<0x{byte:02X}>" for byte in range(256)}:
+            raise ValueError("byte fallback without the bytes")
         return cls(
             tuple(pieces),
             algorithm,

@@ -33,7 +33,9 @@ class SigLIPTokenizer(Tokenizer):
         self.specials = {token_name(extra, name, default): self._special(name, default) for name, default in SPECIALS}
         self.lower = bool(extra.get("do_lower_case", True))
         self.rules = Rules.of(extra, self._special("pad_token", "</s>"), "max_length")
-        self._split = re.compile("(" + "|".join(re.escape(t) for t in sorted(self.specials, key=len, reverse=True)) + ")")
+        self._split = re.compile(
+            "(" + "|".join(re.escape(t) for t in sorted(self.specials, key=len, reverse=True)) + ")"
+        )
         self._opening = len(model.encode(self._opener))
 
     def _special(self, name: str, default: str) -> int:

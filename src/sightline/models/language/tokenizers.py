@@ -100,7 +100,10 @@ class Tokenizer:
 
     def describe(self) -> dict[str, Any]:
         """The manifest fields of the tokenizer."""
-        return {"tokenizer_sha256": hashlib.sha256(self._plain().encode()).hexdigest(), "context_length": self.context_length}
+        return {
+            "tokenizer_sha256": hashlib.sha256(self._plain().encode()).hexdigest(),
+            "context_length": self.context_length,
+        }
 
     def save(self, folder: Path) -> None:
         """tokenizer.json and tokenizer_config.json (and CLIP's own two files), as the reference library reads them."""

@@ -95,7 +95,8 @@ class CLIPResNet(nn.Module):
     def alone(self, tokens: Float[Tensor, "batch places features"]) -> Float[Tensor, "batch places out"]:
         """What the pooling would read from each place if it saw no other."""
         _, value = self.attention.key_value(tokens).chunk(2, dim=-1)
-        return self.attention.output(value)
+        read: Tensor = self.attention.output(value)
+        return read
 
     KEYS = KeyTable(
         {f"conv{n}.*": f"conv{n}.*" for n in (1, 2, 3)}

@@ -87,9 +87,7 @@ class CLIPVision(Model[CLIPVisionConfig]):
             "embeddings.position_embedding.weight": "positions.table",
             "embeddings.position_ids": None,  # a buffer of old files
             "pre_layrnorm.*": "norm_in.*",  # sic
-            "encoder.layers.{i}.self_attn.{q_proj,k_proj,v_proj}.*": Fused(
-                "encoder.blocks.{i}.attention.qkv.*"
-            ),
+            "encoder.layers.{i}.self_attn.{q_proj,k_proj,v_proj}.*": Fused("encoder.blocks.{i}.attention.qkv.*"),
             "encoder.layers.{i}.self_attn.out_proj.*": "encoder.blocks.{i}.attention.output.*",
             "encoder.layers.{i}.layer_norm1.*": "encoder.blocks.{i}.norm_attention.*",
             "encoder.layers.{i}.layer_norm2.*": "encoder.blocks.{i}.norm_mlp.*",
@@ -98,5 +96,3 @@ class CLIPVision(Model[CLIPVisionConfig]):
             "post_layernorm.*": "norm.*",
         }
     )
-
-

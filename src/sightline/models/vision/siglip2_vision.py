@@ -53,7 +53,9 @@ class SigLIP2Vision(Model[SigLIP2VisionConfig]):
         if side * side != c.num_patches:
             raise ConfigError(f'config.json says "num_patches": {c.num_patches}; SigLIP 2 needs a square number.')
         sizes = (c.hidden_size, c.num_attention_heads, c.intermediate_size, c.hidden_act, c.layer_norm_eps)
-        self.patches = nn.Linear(c.num_channels * c.patch_size**2, c.hidden_size)  # values in (row, column, channel) order
+        self.patches = nn.Linear(
+            c.num_channels * c.patch_size**2, c.hidden_size
+        )  # values in (row, column, channel) order
         self.positions = GridPositions((side, side), c.hidden_size, resample="bilinear-antialias")
         self.encoder = blocks(*sizes, c.num_hidden_layers)
         self.norm = LayerNorm(c.hidden_size, c.layer_norm_eps)
@@ -73,7 +75,9 @@ class SigLIP2Vision(Model[SigLIP2VisionConfig]):
 
         pack: lay pictures into rows of up to this many patches before the blocks; the result is the same.
         """
-        tokens = self.patches(pixel_values.to(self.patches.weight.dtype)) + self.placed(spatial_shapes, pixel_values.shape[1])
+        tokens = self.patches(pixel_values.to(self.patches.weight.dtype)) + self.placed(
+            spatial_shapes, pixel_values.shape[1]
+        )
         wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         if pack is not None:
             if output_hidden_states or output_attentions:
@@ -85,7 +89,9 @@ class SigLIP2Vision(Model[SigLIP2VisionConfig]):
             last = self.norm(rows.lift(out.tokens, tokens.shape[1]))
         else:
             count = tokens.shape[1]
-            out = self.encoder(tokens, bias=attention_bias(count, count, like=tokens, padding=pixel_attention_mask), **wanted)
+            out = self.encoder(
+                tokens, bias=attention_bias(count, count, like=tokens, padding=pixel_attention_mask), **wanted
+            )
             last = self.norm(out.tokens)
         pooled = None
         if self.head is not None:
@@ -94,7 +100,7 @@ class SigLIP2Vision(Model[SigLIP2VisionConfig]):
         return EncoderOutput(last, pooled, out.hidden_states, out.attentions)
 
     def placed(self, spatial_shapes: Int[Tensor, "batch 2"], length: int) -> Float[Tensor, "batch length hidden"]:
-        """The position table resampled to each picture's grid; padding takes the picture's first vector, as official."""
+        """The position table resampled to each picture's grid; padding takes its first vector, as official."""
         tables = {grid: self.positions(grid) for grid in {(int(r), int(c)) for r, c in spatial_shapes.tolist()}}
         rows = []
         for rows_, columns in spatial_shapes.tolist():
@@ -150,9 +156,7 @@ class Rows:
             laid[row, column : column + size] = tokens[i, :size]
         return laid
 
-    def lift(
-        self, laid: Float[Tensor, "rows length hidden"], patches: int
-    ) -> Float[Tensor, "batch patches hidden"]:
+    def lift(self, laid: Float[Tensor, "rows length hidden"], patches: int) -> Float[Tensor, "batch patches hidden"]:
         """Rows → padded pictures (zeros at padding)."""
         tokens = laid.new_zeros(len(self.sizes), patches, laid.shape[-1])
         for i, ((row, column), size) in enumerate(zip(self.starts, self.sizes, strict=True)):

@@ -48,7 +48,9 @@ class ViTConfig(Config):
         """Class names by index; the official default is two classes."""
         names = self.id2label or {"0": "LABEL_0", "1": "LABEL_1"}
         if {str(k) for k in names} != {str(i) for i in range(len(names))}:
-            raise ConfigError(f"config.json's id2label numbers {len(names)} classes, but not from 0 to {len(names) - 1}.")
+            raise ConfigError(
+                f"config.json's id2label numbers {len(names)} classes, but not from 0 to {len(names) - 1}."
+            )
         return [str(names[str(i)]) for i in range(len(names))]
 
 
@@ -76,9 +78,7 @@ class ViTTrunk(nn.Module):
     ) -> EncoderOutput:
         tokens, grid = self.patches(pixel_values)
         tokens = torch.cat([self.class_token.expand(tokens.shape[0], 1, -1), tokens], dim=1)
-        out = self.encoder(
-            tokens + self.positions(grid), output_hidden_states=states, output_attentions=attentions
-        )
+        out = self.encoder(tokens + self.positions(grid), output_hidden_states=states, output_attentions=attentions)
         return EncoderOutput(self.norm(out.tokens), None, out.hidden_states, out.attentions)
 
 
@@ -120,7 +120,7 @@ class ViT(Model[ViTConfig]):
         output_attentions: bool = False,
     ) -> EncoderOutput:
         """Any height and width of at least one patch; another grid resamples the position table (plain bicubic)."""
-        out = self.trunk(pixel_values, states=output_hidden_states, attentions=output_attentions)
+        out: EncoderOutput = self.trunk(pixel_values, states=output_hidden_states, attentions=output_attentions)
         out.pooler_output = self.pooler_act(self.pooler(out.last_hidden_state[:, 0]))
         return out
 
@@ -144,7 +144,7 @@ class ViTClassifier(Model[ViTConfig]):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> ClassifierOutput:
-        out = self.trunk(pixel_values, states=output_hidden_states, attentions=output_attentions)
+        out: EncoderOutput = self.trunk(pixel_values, states=output_hidden_states, attentions=output_attentions)
         return ClassifierOutput(self.classifier(out.last_hidden_state[:, 0]), out.hidden_states, out.attentions)
 
 

@@ -54,7 +54,9 @@ def open_pairs(
         from sightline.training.readers.shards import read_shards
 
         return read_shards([path])
-    raise DataError(f"{path} is not a kind of pairs that Sightline reads (.jsonl, .csv, .tsv, .json, .parquet, .tar, folder).")
+    raise DataError(
+        f"{path} is not a kind of pairs that Sightline reads (.jsonl, .csv, .tsv, .json, .parquet, .tar, folder)."
+    )
 
 
 def _folder(path: Path, templates: Sequence[str], classes: Sequence[str] | None) -> PairData:

@@ -22,7 +22,9 @@ def read_class_folders(path: Path, *, templates: Sequence[str]) -> PairData:
     """`path/<class>/**/<picture>`. Classes are numbered in alphabetical order. Raises DataError when there are none."""
     classes = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
-        raise DataError(f"{path} holds neither shards nor one folder per class; for captions, name a .jsonl or .csv file.")
+        raise DataError(
+            f"{path} holds neither shards nor one folder per class; for captions, name a .jsonl or .csv file."
+        )
     names: list[str] = []
     labels: list[int] = []
     problems: list[str] = []

@@ -82,7 +82,9 @@ def _entry(record: Any, place: str) -> Entry:
     captions = next((record[name] for name in CAPTION_NAMES if name in record), None)
     captions = [captions] if isinstance(captions, str) else captions
     if not isinstance(picture, str) or not isinstance(captions, list) or not all(isinstance(c, str) for c in captions):
-        raise DataError(f'{place} needs "image" (text) and "captions" (list of texts) or "caption"; it has {sorted(record)[:6]}.')
+        raise DataError(
+            f'{place} needs "image" (text) and "captions" (list of texts) or "caption"; it has {sorted(record)[:6]}.'
+        )
     return place, picture, captions
 
 

@@ -44,7 +44,10 @@ def read_parquet(paths: Sequence[Path], *, templates: Sequence[str], classes: Se
         labels = [int(value) for value in files.values(label)]
         outside = [value for value in labels if not 0 <= value < len(classes)]
         if outside:
-            raise DataError(f"{paths[0]} has the label {outside[0]}, but there are {len(classes)} class names (0 … {len(classes) - 1}).")
+            raise DataError(
+                f"{paths[0]} has the label {outside[0]}, but there are {len(classes)} class names, "
+                f"0 … {len(classes) - 1}."
+            )
         said = [captions_of(name, templates) for name in classes]
         texts = [said[value] for value in labels]
     kept = [i for i, text in enumerate(texts) if text]
@@ -52,7 +55,8 @@ def read_parquet(paths: Sequence[Path], *, templates: Sequence[str], classes: Se
     return PairData(
         [f"row {i}" for i in kept], [texts[i] for i in kept], lambda i: files.picture(picture, kept[i]),
         source=str(paths[0] if len(paths) == 1 else paths[0].parent), problems=problems,
-        labels=[labels[i] for i in kept] if labels is not None else None, classes=classes if labels is not None else None,
+        labels=[labels[i] for i in kept] if labels is not None else None,
+        classes=classes if labels is not None else None,
     )  # fmt: skip
 
 
@@ -76,7 +80,9 @@ class _Files:
         for file, g in self.groups:
             group = file.metadata.row_group(g)
             if group.total_byte_size > LARGEST_GROUP:
-                raise DataError(f"{paths[0]} has a row group of {group.total_byte_size / 1e9:.1f} GB; write it with smaller ones.")
+                raise DataError(
+                    f"{paths[0]} has a row group of {group.total_byte_size / 1e9:.1f} GB; write it with smaller ones."
+                )
             self.starts.append(self.starts[-1] + group.num_rows)
         self.held: OrderedDict[int, Any] = OrderedDict()
         self.lock = Lock()
@@ -111,7 +117,9 @@ class _Files:
         except (ValueError, KeyError, TypeError, AttributeError):
             names = None
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise DataError(f"{self.paths[0]} has labels but no class names; give them, or put a labels.json beside it.")
+            raise DataError(
+                f"{self.paths[0]} has labels but no class names; give them, or put a labels.json beside it."
+            )
         return names
 
 

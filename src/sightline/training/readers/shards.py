@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from itertools import islice, product
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from sightline.errors import DataError
 from sightline.training.readers.lists import CAPTION_NAMES
@@ -41,7 +42,9 @@ def read_shards(paths: Sequence[Path]) -> PairData:
         for member in (*members(path), None):
             key, kind = _split(member.name) if member is not None else (None, "")
             if kind.rpartition(".")[2] in CODE:
-                raise DataError(f"{path} holds {member.name!r}, a kind of file that can carry code; shards with it are refused.")  # type: ignore[union-attr]
+                raise DataError(
+                    f"{path} holds {key}.{kind}, a kind of file that can carry code; shards with it are refused."
+                )
             if key != current:
                 if current is not None:
                     _add(path, current, sample, names, captions, places, problems)
@@ -62,7 +65,10 @@ def expand(pattern: str) -> list[Path]:
     ranges = [(m.group(1), m.group(2)) for m in RANGE.finditer(pattern)]
     if "{" in RANGE.sub("", pattern):
         raise DataError(f"{pattern!r} has braces that are not {{FIRST..LAST}}.")
-    if prod(max(0, int(last) - int(first) + 1) if len(last) < 12 else MOST_SHARDS + 1 for first, last in ranges) > MOST_SHARDS:
+    if (
+        prod(max(0, int(last) - int(first) + 1) if len(last) < 12 else MOST_SHARDS + 1 for first, last in ranges)
+        > MOST_SHARDS
+    ):
         raise DataError(f"{pattern!r} names more than {MOST_SHARDS:,} shards.")
     choices = [[str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)] for first, last in ranges]
     pieces = RANGE.sub("\0", pattern).split("\0")
@@ -112,7 +118,8 @@ def _captions(path: Path, member: Member, kind: str) -> list[str]:
     text = read_member(path, member, LARGEST_TEXT).decode("utf-8")
     if kind == "json":
         record = json.loads(text)
-        value = next((record[name] for name in CAPTION_NAMES if name in record), []) if isinstance(record, dict) else []
+        known = record if isinstance(record, dict) else {}
+        value: Any = next((known[name] for name in CAPTION_NAMES if name in known), [])
     else:
         value = text
     values = value if isinstance(value, list) else [value]

@@ -40,7 +40,9 @@ def members(path: Path) -> Iterator[Member]:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from None
     with file:
         if file.read(6)[:2] in (b"\x1f\x8b", b"BZ", b"\xfd7", b"(\xb5"):
-            raise DataError(f"{path} is compressed, so its members cannot be reached at random; unpack it to a plain .tar (gunzip).")
+            raise DataError(
+                f"{path} is compressed, so its members cannot be reached at random; unpack it to a plain .tar (gunzip)."
+            )
         yield from _walk(file, path, end)
 
 
@@ -66,7 +68,10 @@ def _walk(file: BinaryIO, path: Path, end: int) -> Iterator[Member]:
         start = offset + BLOCK
         if kind in (b"x", b"g", b"L"):
             if size > LONGEST_HEADER:
-                raise DataError(f"{path} has an extended header of {size:,} bytes at byte {offset:,}; at most {LONGEST_HEADER:,} are read.")
+                raise DataError(
+                    f"{path} has an extended header of {size:,} bytes at byte {offset:,}; "
+                    f"at most {LONGEST_HEADER:,} are read."
+                )
             body = file.read(size)
             if kind == b"L":
                 long_name = _text(body, path)
@@ -75,7 +80,9 @@ def _walk(file: BinaryIO, path: Path, end: int) -> Iterator[Member]:
             else:
                 _pax(body, path)  # a global header says nothing that is needed, but must be sound
         elif kind in REFUSED:
-            raise DataError(f"{path} holds {REFUSED[kind]} ({_text(header[:100], path)!r}); shards may hold regular files only.")
+            raise DataError(
+                f"{path} holds {REFUSED[kind]} ({_text(header[:100], path)!r}); shards may hold regular files only."
+            )
         elif kind not in (b"0", b"\0", b"7", b"5"):
             raise DataError(f"{path} holds a member of unknown kind {kind!r} at byte {offset:,}.")
         else:
@@ -105,7 +112,9 @@ def read_member(path: Path, member: Member, most: int) -> bytes:
 def _check_name(name: str, path: Path) -> None:
     parts = PurePosixPath(name).parts
     if name.startswith(("/", "\\")) or ".." in parts or "\\" in name or "\0" in name or name[1:2] == ":" or not name:
-        raise DataError(f"{path} holds a member named {name[:80]!r}; names must be relative and stay inside the archive.")
+        raise DataError(
+            f"{path} holds a member named {name[:80]!r}; names must be relative and stay inside the archive."
+        )
 
 
 def _ustar_name(header: bytes, path: Path) -> str:

@@ -72,7 +72,9 @@ RECIPES: dict[str, Recipe] = {
         image_size=128, patch_size=16, vision_width=192, vision_layers=6, vision_heads=3,
         text_width=192, text_layers=4, text_heads=3, embedding_dim=128, vocab_size=1024, context_length=77,
         batch_size=256, text_groups=3, scenes=42_000, regions=2, simple_steps=700, region_weight=1.0,
-        options=Options(steps=1600, learning_rate=1.5e-3, warmup=100, weight_decay=0.1, ema=0.995, checkpoint_every=100),
+        options=Options(
+            steps=1600, learning_rate=1.5e-3, warmup=100, weight_decay=0.1, ema=0.995, checkpoint_every=100,
+        ),
     ),
     "fine-tune": Recipe(
         what="from a checkpoint (--model): small steps, light augmentation, the checkpoint's own size and tokenizer",
@@ -89,7 +91,8 @@ def recipe(name: str, assignments: Iterable[str] = ()) -> Recipe:
     chosen = RECIPES[name]
     own = {f.name for f in dataclasses.fields(Recipe)} - {"options", "what"}
     run = {f.name for f in dataclasses.fields(Options)}
-    mine, rest = [], []
+    mine: list[str] = []
+    rest: list[str] = []
     for text in assignments:
         key = text.partition("=")[0]
         if key not in own | run:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ LEAST_COSINE = {"float32": 0.99999, "bfloat16": 0.999, "float16": 0.999, "int8":
 Inputs = Mapping[str, Tensor]
 
 
+@runtime_checkable
 class Engine(Protocol):
     """A function of named tensors, and what is known about it."""
 
@@ -81,12 +82,14 @@ def engine(
     *,
     key: str = "",
     calibration: Callable[[], Iterable[Inputs]] | None = None,
+    few: bool = False,
 ) -> Engine:
     """An engine for `module(**inputs) -> Tensor [batch, dim]`; the batch may vary, the other sizes are the example's.
 
     example: inputs as they will come; at least one row. They also show whether the engine agrees with eager.
     key: names the weights and the code (a manifest's digest); with it, converted models are kept in the user's cache.
     calibration: typical inputs, for int8 only. Called only when there is no quantised model in the cache.
+    few: little work will come, so "auto" converts nothing anew (that takes seconds) and stays eager.
     Raises RuntimeChoiceError for a name that is unknown, not installed, not fit for the device, or not exact enough;
     "auto" never raises but falls back to eager and says why in `note`.
     """
@@ -94,7 +97,7 @@ def engine(
         raise RuntimeChoiceError(f'engine "{name}" is unknown; name one of: {", ".join(ENGINES)}.')
     module = module.eval()
     if name == "auto":
-        return _best(module, example, key)
+        return _best(module, example, key, few)
     if name == "eager":
         return Eager(module)
     if name == "compiled":
@@ -127,11 +130,16 @@ def agreement(one: Tensor, other: Tensor) -> float:
     return float(F.cosine_similarity(one.double().flatten(1), other.double().flatten(1), dim=-1).mean())
 
 
-def _best(module: nn.Module, example: Inputs, key: str) -> Engine:
+def _best(module: nn.Module, example: Inputs, key: str, few: bool) -> Engine:
     on, precision = next(module.parameters()).device, precision_of(module)
     if on.type != "cpu" or precision not in ("float32", "bfloat16"):
         return Eager(module)
     try:
+        require_openvino("openvino")
+        from sightline.runtime.openvino import is_kept
+
+        if few and not is_kept(example, key):
+            return Eager(module)
         return engine(module, example, "openvino", key=key)
     except RuntimeChoiceError as error:
         return Eager(module, note=str(error))
