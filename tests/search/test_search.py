@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from search.fakes import COLOURS, FakeEmbedder, album, manifest, paint, picture_vector, text_vector, unit
 
+from search.fakes import COLOURS, FakeEmbedder, album, manifest, paint, picture_vector, text_vector, unit
 from sightline.errors import StoreError, UsageError
 from sightline.media import read_picture
 from sightline.search import Index, Where, parse_date

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from search.fakes import FakeEmbedder, album, manifest, paint, picture_vector
 
+from search.fakes import FakeEmbedder, album, manifest, paint, picture_vector
 from sightline.errors import ManifestError, StoreError
 from sightline.media import read_picture
 from sightline.search import Index

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sightline.training import PairData
+from sightline.training import Contrastive, Options, PairData, Progress, fit
 from sightline.training.recipes import Recipe, recipe
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 50, 220), "yellow": (230, 220, 40),
            "white": (250, 250, 250), "black": (10, 10, 10), "pink": (250, 150, 190)}  # fmt: skip
+
+
+OPTIONS = Options(steps=7, warmup=2, checkpoint_every=3, ema=0.9, device="cpu", dtype="float32", log_every=1)
+OPTIONS_OF_TWO = Options(steps=4, warmup=1, learning_rate=0.01, device="cpu", dtype="float32", log_every=1, ema=0.9)
 
 
 class TwoTowers(nn.Module):
@@ -89,6 +99,34 @@ def settings_of_tiny(*settings: str) -> list[str]:
     return ["image_size=32", "patch_size=8", "side=36", "vision_width=16", "vision_layers=1", "vision_heads=2",
             "text_width=16", "text_layers=1", "text_heads=2", "embedding_dim=8", "vocab_size=600", "context_length=16",
             "batch_size=4", "steps=6", "warmup=2", "log_every=1", "device=cpu", *settings]  # fmt: skip
+
+
+def start(work: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """A process of its own for `work`. They are forked from a server that has imported this module once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["training.stand_ins"])
+    process = context.Process(target=work, args=arguments)
+    process.start()
+    return process
+
+
+def fit_and_die(out: Path, death: int) -> None:
+    """The run of the loop's tests, killed with SIGKILL after step `death`."""
+    torch.set_num_threads(1)
+
+    def die(progress: Progress) -> None:
+        if progress.step == death:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    fit(TwoTowers(dropout=0.3), Contrastive(chunk=8), RandomBatches(), OPTIONS, out, quiet=True, callbacks=[die])
+
+
+def fit_as_rank(rank: int, port: int, out: Path, sigmoid: bool, chunk: int | None) -> None:
+    """One of two processes under torchrun's environment variables."""
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank)}
+    objective = Contrastive(chunk=chunk, rows=4)
+    fit(TwoTowers(sigmoid=sigmoid), objective, RandomBatches(), OPTIONS_OF_TWO, out, quiet=True)
 
 
 def in_memory(captions: list[tuple[str, ...]]) -> PairData:

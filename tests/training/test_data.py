@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,16 @@ def test_a_cache_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytes
     assert len(seen) == 5 + 3  # blocks of two: four were safe, three were left
     for number in range(7):
         assert np.array_equal(whole.get([number])[0].numpy(), real(data.read(number), 13))
+
+
+def test_of_two_who_need_the_cache_one_decodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = open_pairs(write_squares(tmp_path / "squares"))
+    real, seen = caches.square, []
+    monkeypatch.setattr(caches, "square", lambda source, side: (seen.append(source), real(source, side))[1])
+    with ThreadPoolExecutor(2) as pool:
+        two = [pool.submit(CachedPictures, data, 13, tmp_path / "cache", quiet=True) for _ in range(2)]
+        assert torch.equal(two[0].result().get([1, 5]), two[1].result().get([1, 5]))
+    assert len(seen) == 7
 
 
 def test_a_cache_without_space_is_said_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

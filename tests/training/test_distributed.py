@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,24 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from sightline.errors import TrainingError
-from sightline.training import Contrastive, Options, fit
+from sightline.training import Contrastive, fit
 from sightline.training import checkpoint as checkpoints
 from sightline.training.distributed import World
-from training.stand_ins import RandomBatches, TwoTowers
-
-OPTIONS = Options(steps=4, warmup=1, learning_rate=0.01, device="cpu", dtype="float32", log_every=1, ema=0.9)
-
-RANK = """
-import sys, torch
-sys.path.insert(0, {tests!r})
-from pathlib import Path
-from training.test_distributed import OPTIONS, RandomBatches, TwoTowers
-from sightline.training import Contrastive, fit
-torch.set_num_threads(1)
-sigmoid, chunk = sys.argv[2] == "sigmoid", int(sys.argv[3])
-fit(TwoTowers(sigmoid=sigmoid), Contrastive(chunk=chunk or None, rows=4), RandomBatches(), OPTIONS, Path(sys.argv[1]),
-    quiet=True)
-"""
+from training.stand_ins import OPTIONS_OF_TWO, RandomBatches, TwoTowers, fit_as_rank, start
 
 
 def free_port() -> int:
@@ -39,29 +23,15 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize(
-    ("loss", "chunk"),
-    [("softmax", 0), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("sigmoid", 5), ("softmax", 3)))],
+    ("loss", "chunk"), [("softmax", 0), ("sigmoid", 5), ("softmax", 3)]
 )  # fmt: skip
 def test_two_processes_equal_one(tmp_path: Path, loss: str, chunk: int) -> None:
-    script = tmp_path / "rank.py"
-    script.write_text(RANK.format(tests=str(Path(__file__).parent.parent)))
-    import os
-
-    environment = os.environ | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": "2",
-        "OMP_NUM_THREADS": "1",
-    }
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, script, tmp_path / "two", loss, str(chunk)], env=environment | {"RANK": str(rank)}
-        )
-        for rank in (0, 1)
-    ]
-    model = TwoTowers(sigmoid=loss == "sigmoid")
-    fit(model, Contrastive(), RandomBatches(), OPTIONS, tmp_path / "one", quiet=True)
-    assert [process.wait(timeout=120) for process in ranks] == [0, 0]
+    port, sigmoid = free_port(), loss == "sigmoid"
+    ranks = [start(fit_as_rank, rank, port, tmp_path / "two", sigmoid, chunk or None) for rank in (0, 1)]
+    fit(TwoTowers(sigmoid=sigmoid), Contrastive(), RandomBatches(), OPTIONS_OF_TWO, tmp_path / "one", quiet=True)
+    for process in ranks:
+        process.join(120)
+    assert [process.exitcode for process in ranks] == [0, 0]
     one, two = (
         load_file(checkpoints.checkpoints(tmp_path / name)[-1] / "state.safetensors") for name in ("one", "two")
     )

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,9 +18,7 @@ from sightline.training import checkpoint as checkpoints
 from sightline.training.objective import Batch, Objective, Step
 from sightline.training.optimiser import MovingAverage, decays, freeze, learning_rate
 from sightline.training.options import override
-from training.stand_ins import RandomBatches, TwoTowers
-
-OPTIONS = Options(steps=7, warmup=2, checkpoint_every=3, ema=0.9, device="cpu", dtype="float32", log_every=1)
+from training.stand_ins import OPTIONS, RandomBatches, TwoTowers, fit_and_die, start
 
 
 def train(out: Path, **more: object) -> TwoTowers:
@@ -122,29 +117,11 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path) -> None:
         assert [s for s in logged if s] == [1, 2, 3, 4, 5, 6, 7]
 
 
-KILLED = """
-import os, signal, sys, torch
-sys.path.insert(0, {tests!r})
-from pathlib import Path
-from training.test_loop import OPTIONS, RandomBatches, TwoTowers
-from sightline.training import Contrastive, fit
-torch.set_num_threads(1)
-def die(progress):
-    if progress.step == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-fit(TwoTowers(dropout=0.3), Contrastive(chunk=8), RandomBatches(), OPTIONS, Path(sys.argv[1]), quiet=True,
-    callbacks=[die])
-"""
-
-
 def test_kill_minus_nine_and_resume_in_another_process(tmp_path: Path) -> None:
-    script = tmp_path / "run.py"
-    script.write_text(KILLED.format(tests=str(Path(__file__).parent.parent)))
-
-    def run(out: str, death: int) -> int:
-        return subprocess.run(
-            [sys.executable, script, tmp_path / out, str(death)], env=os.environ, check=False
-        ).returncode
+    def run(out: str, death: int) -> int | None:
+        process = start(fit_and_die, tmp_path / out, death)
+        process.join(120)
+        return process.exitcode
 
     assert run("killed", 5) == -signal.SIGKILL
     assert run("killed", 6) == -signal.SIGKILL  # resumed from step 3, killed again

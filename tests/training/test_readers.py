@@ -190,3 +190,12 @@ def test_the_fingerprint_follows_names_and_captions(squares: Path) -> None:
     assert open_pairs(squares).fingerprint() == first
     squares.write_text(squares.read_text().replace("a red square", "a rad square"))
     assert open_pairs(squares).fingerprint() != first
+
+
+def test_real_pairs_and_labels(shared_data: Path) -> None:
+    flickr = open_pairs(shared_data / "flickr8k" / "val.jsonl")
+    assert len(flickr) == 1000 and {len(captions) for captions in flickr.captions} == {5} and not flickr.problems
+    cifar = open_pairs(shared_data / "cifar10" / "test.parquet")
+    assert len(cifar) == 10_000 and len(cifar.classes or ()) == 10
+    assert cifar.captions[0] == (f"a photo of a {cifar.classes[cifar.labels[0]]}.",)
+    assert isinstance(cifar.read(9_999), bytes)

@@ -141,3 +141,28 @@ def test_the_log_is_json(pairs: Path, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "step" in line] == [1, 2, 3, 4, 5, 6]
     assert lines[-2]["negatives"] == 3
+
+
+def test_a_siglip_is_trained_with_its_own_loss(pairs: Path, tmp_path: Path) -> None:
+    from sightline.models.contrastive.siglip import SigLIP, SigLIPConfig
+
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    words = build(tiny_recipe(), open_pairs(pairs)).processor
+    size = words.tokenizer.backend.get_vocab_size()
+    config = SigLIPConfig.from_dict({
+        "vision_config": {**tower, "image_size": 32, "patch_size": 8},
+        "text_config": {**tower, "vocab_size": size, "max_position_embeddings": 16, "projection_size": 16},
+    })  # fmt: skip
+    model = SigLIP(config)
+    model.processor = words
+    with torch.no_grad():
+        model.logit_scale.fill_(2.3)
+        model.logit_bias.fill_(-2.0)
+    settings = ["steps=30", "batch_size=7", "chunk=3", "learning_rate=3e-3", "warmup=3", "crop=1", "flip=no",
+                "device=cpu", "dtype=float32", "log_every=1"]  # fmt: skip
+    train_contrastive(pairs, tmp_path / "run", model=model, settings=settings, quiet=True)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "step" in line]
+    assert losses[-1] < 0.85 * losses[0]
+    assert float(model.logit_bias) != -2.0

@@ -18,21 +18,15 @@ import os
 import platform
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
 
-from sightline.search.scan import Scan, quantise
+from sightline.search.ways import WAYS, Found, K, Search, Vectors
 
-K, QUERIES, BATCH, KEPT = 10, 40, 100, 96
-Vectors = Float32[np.ndarray, "rows dim"]
-Found = Int64[np.ndarray, "queries k"]
-Search = Callable[[Vectors], Found]
+QUERIES, BATCH = 40, 100
 
 
 @dataclass
@@ -90,138 +84,7 @@ def truth(rows: Vectors, queries: Vectors) -> Found:
     return np.array(out)
 
 
-def ours(rows: Vectors) -> tuple[Search, float]:
-    scan = Scan(*quantise_blocks(rows))
-
-    def search(queries: Vectors) -> Found:
-        found = scan.candidates(queries, KEPT)
-        return np.array([ids[np.argsort(-(rows[ids] @ query))[:K]] for query, (ids, _) in zip(queries, found, strict=True)])
-
-    return search, scan.bytes / 1e6
-
-
-def quantise_blocks(rows: Vectors) -> tuple[np.ndarray, np.ndarray]:
-    codes, steps = np.empty(rows.shape, np.int8), np.empty(len(rows), np.float32)
-    for start in range(0, len(rows), 20_000):
-        block = slice(start, start + 20_000)
-        codes[block], steps[block] = quantise(rows[block])
-    return codes, steps
-
-
-def torch_bf16(rows: Vectors) -> tuple[Search, float]:
-    held = torch.from_numpy(rows).bfloat16()
-
-    def search(queries: Vectors) -> Found:
-        right = torch.from_numpy(queries).bfloat16().T.contiguous()
-        top: list[torch.Tensor] = []
-        scores = torch.cat([(held[i : i + 65_536] @ right).T for i in range(0, len(held), 65_536)], dim=1)
-        top = list(scores.float().topk(KEPT, dim=1).indices)
-        return np.array(
-            [ids[np.argsort(-(rows[ids] @ query))[:K]] for query, ids in zip(queries, map(np.asarray, top), strict=True)]
-        )
-
-    return search, held.nbytes / 1e6
-
-
-def numpy_fp32(rows: Vectors) -> tuple[Search, float]:
-    def search(queries: Vectors) -> Found:
-        scores = queries @ rows.T
-        best = np.argpartition(-scores, K, axis=1)[:, :K]
-        order = np.argsort(-np.take_along_axis(scores, best, 1), axis=1)
-        return np.take_along_axis(best, order, 1)
-
-    return search, rows.nbytes / 1e6
-
-
-def faiss_flat(rows: Vectors) -> tuple[Search, float]:
-    import faiss
-
-    faiss.cvar.distance_compute_blas_threshold = 20
-    index = faiss.IndexFlatIP(rows.shape[1])
-    index.add(rows)
-    return lambda queries: index.search(queries, K)[1], rows.nbytes / 1e6
-
-
-def faiss_ivf(rows: Vectors) -> tuple[Search, float]:
-    import faiss
-
-    lists = int(4 * len(rows) ** 0.5)
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(rows.shape[1]), rows.shape[1], lists, faiss.METRIC_INNER_PRODUCT)
-    index.cp.niter = 6
-    index.cp.max_points_per_centroid = 40
-    index.train(rows)
-    index.add(rows)
-    index.nprobe = 32
-    return lambda queries: index.search(queries, K)[1], rows.nbytes / 1e6
-
-
-def faiss_hnsw(rows: Vectors) -> tuple[Search, float]:
-    import faiss
-
-    index = faiss.IndexHNSWFlat(rows.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = 80
-    index.add(rows)
-    index.hnsw.efSearch = 128
-    return lambda queries: index.search(queries, K)[1], rows.nbytes / 1e6 + len(rows) * 64 * 4 / 1e6
-
-
-def usearch_exact(rows: Vectors) -> tuple[Search, float]:
-    from usearch.index import MetricKind, search
-
-    held = rows.astype(np.float16)
-    threads = torch.get_num_threads()
-
-    def find(queries: Vectors) -> Found:
-        found = search(held, queries.astype(np.float16), K, MetricKind.IP, exact=True, threads=threads)
-        return np.asarray(found.keys, np.int64).reshape(len(queries), -1)
-
-    return find, held.nbytes / 1e6
-
-
-def usearch_hnsw(rows: Vectors) -> tuple[Search, float]:
-    from usearch.index import Index
-
-    index = Index(ndim=rows.shape[1], metric="ip", dtype="i8", connectivity=16, expansion_add=64, expansion_search=128)
-    index.add(np.arange(len(rows)), rows, threads=torch.get_num_threads())
-    return lambda q: np.asarray(index.search(q, K).keys, np.int64).reshape(len(q), -1), index.memory_usage / 1e6
-
-
-def lance_flat(rows: Vectors) -> tuple[Search, float]:
-    """LanceDB's own search without an index."""
-    import lancedb
-    import pyarrow as pa
-
-    folder = tempfile.TemporaryDirectory()
-    table = None
-    for start in range(0, len(rows), 50_000):
-        part = rows[start : start + 50_000]
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), rows.shape[1])
-        data = pa.table({"row": np.arange(start, start + len(part)), "vector": vectors})
-        if table is None:
-            table = lancedb.connect(folder.name).create_table("bench", data)
-        else:
-            table.add(data)
-
-    def search(queries: Vectors) -> Found:
-        assert table is not None and folder
-        answers = (table.search(q).distance_type("dot").limit(K).select(["row", "_distance"]).to_arrow() for q in queries)
-        return np.array([answer.column("row").to_numpy() for answer in answers])
-
-    return search, 0.0
-
-
-WAYS: dict[str, Callable[[Vectors], tuple[Search, float]]] = {
-    "sightline int8 scan + fp32": ours,
-    "torch bf16 scan + fp32": torch_bf16,
-    "numpy fp32": numpy_fp32,
-    "faiss flat": faiss_flat,
-    "usearch exact fp16": usearch_exact,
-    "lancedb flat": lance_flat,
-    "faiss ivf (nprobe 32)": faiss_ivf,
-    "faiss hnsw (32, ef 128)": faiss_hnsw,
-    "usearch hnsw i8 (ef 128)": usearch_hnsw,
-}
-NO_BUILD = 6  # of WAYS: those that answer at once
+NO_BUILD = 7  # of WAYS: those that answer at once
 MOST_MS = 20_000.0  # single queries of one way; one that needs longer is not asked on, nor in batches
 
 
@@ -260,7 +123,8 @@ def measure(data: str, n: int, dim: int, names: list[str], rounds: int) -> list[
                 answer = search(batch)
                 batches.append(1e3 * (time.perf_counter() - started))
             rows_found, rows_true = np.concatenate([rows_found, answer]), np.concatenate([rows_true, exact[QUERIES:]])
-        recall = np.mean([len(set(a) & set(t)) / K for a, t in zip(rows_found.tolist(), rows_true.tolist(), strict=True)])
+        shared = [len(set(a) & set(b)) for a, b in zip(rows_found.tolist(), rows_true.tolist(), strict=True)]
+        recall = np.mean(shared) / K
         p90 = float(np.quantile(times[name], 0.9))
         batch_ms = statistics.median(batches) if batches else float("nan")
         lines.append(Line(data, name, float(recall), median, p90, batch_ms, build, mb))
@@ -291,11 +155,13 @@ def main(arguments: list[str] | None = None) -> list[Line]:
         return lines
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     print(f"search: {options.n:,} × {options.dim}, k = {K}, {QUERIES} single queries, batch {BATCH}")
-    print(f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {options.threads} threads, load {load:.1f}")
-    print(f"| data | way | recall@{K} | median ms | p90 ms | batch ms | build s | MB |\n|---|---|---|---|---|---|---|---|")
+    machine = platform.processor() or platform.machine()
+    print(f"{datetime.date.today()}, {machine}, {options.threads} threads, load {load:.1f}")
+    print(f"| data | way | recall@{K} | median ms | p90 ms | batch ms | build s | MB |")
+    print("|---|---|---|---|---|---|---|---|")
     for x in lines:
-        figures = f"{x.recall:.4f} | {x.median_ms:.1f} | {x.p90_ms:.1f} | {x.batch_ms:.0f} | {x.build_s:.1f} | {x.mb:.0f}"
-        print(f"| {x.data} | {x.way} | {figures} |")
+        times = f"{x.median_ms:.1f} | {x.p90_ms:.1f} | {x.batch_ms:.0f}"
+        print(f"| {x.data} | {x.way} | {x.recall:.4f} | {times} | {x.build_s:.1f} | {x.mb:.0f} |")
     return lines
 
 

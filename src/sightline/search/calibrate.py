@@ -41,7 +41,7 @@ def embedded_nulls(embedder: Embedder) -> Nulls:
 def best_fits(scan: Scan, nulls: Nulls, blank: int) -> Float32[np.ndarray, " blank"]:
     """The best fit on the index of each of the first `blank` null prompts, sorted; from int8 scores."""
     best = np.full(blank, -np.inf, np.float32)
-    for _, scores in scan.blocks(nulls.prompts, rows=4096):
+    for _, scores in scan.blocks(nulls.prompts):
         shifted, mean, deviation = nulls.spread(scores.numpy())
         np.maximum(best, ((shifted[:, :blank] - mean) / deviation).max(axis=0), out=best)
     return np.sort(best)
@@ -53,8 +53,8 @@ def nearest(reader: Reader) -> Float32[np.ndarray, " sampled"]:
     rows = np.random.default_rng(SEED).choice(total, min(total, NEIGHBOURS), replace=False)
     cosines = []
     for start in range(0, len(rows), 100):
-        for _, scores, _ in reader.best(reader.vectors(rows[start : start + 100]), 2):
-            others = scores[scores < SAME]
+        for found in reader.best(reader.vectors(rows[start : start + 100]), 2):
+            others = found.scores[found.scores < SAME]
             if len(others):
                 cosines.append(others[0])
     return np.sort(np.array(cosines, np.float32))

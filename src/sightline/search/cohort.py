@@ -35,18 +35,22 @@ def _axes() -> tuple[Plane, Plane]:
 
 def gradient(generator: np.random.Generator) -> Plane:
     x, y = _axes()
-    return x * generator.random() / 2 + y * generator.random() / 2
+    plane: Plane = x * generator.random() / 2 + y * generator.random() / 2
+    return plane
 
 
 def stripes(generator: np.random.Generator) -> Plane:
     x, y = _axes()
     angle = generator.uniform(0, np.pi)
-    return (np.sin((x * np.cos(angle) + y * np.sin(angle)) * generator.integers(5, 40)) > 0).astype(float)
+    plane: Plane = np.sin((x * np.cos(angle) + y * np.sin(angle)) * generator.integers(5, 40)) > 0
+    return plane.astype(float)
 
 
 def checks(generator: np.random.Generator) -> Plane:
     x, y = _axes()
-    return ((x * generator.integers(2, 12)).astype(int) + (y * generator.integers(2, 12)).astype(int)) % 2 * 1.0
+    across, down = (x * generator.integers(2, 12)).astype(int), (y * generator.integers(2, 12)).astype(int)
+    plane: Plane = (across + down) % 2
+    return plane.astype(float)
 
 
 def grain(generator: np.random.Generator) -> Plane:

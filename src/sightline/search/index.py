@@ -1,8 +1,8 @@
 """The index over pictures: kept up to date with the files, searched by words or by example.
 
-    index = Index.create("my.index", embedder.manifest)        # or Index.open, which refuses another model's vectors
-    report = index.update(["holiday/"], embedder)              # again and again; does only what changed
-    results = index.search_texts(["a red mug"], embedder)[0]   # results.match says whether there is an answer
+index = Index.create("my.index", embedder.manifest)        # or Index.open, which refuses another model's vectors
+report = index.update(["holiday/"], embedder)              # again and again; does only what changed
+results = index.search_texts(["a red mug"], embedder)[0]   # results.match says whether there is an answer
 """
 
 from __future__ import annotations
@@ -161,9 +161,7 @@ class Index:
         if not 0 <= least <= 100:
             raise UsageError(f"min_percentile is {least}; it lies between 0 and 100.")
         negatives = None if exclude is None or not len(exclude) else self._checked(exclude)
-        asked = Query(
-            vector=vector, k=k, kind=kind, text=query, least=least, where=where, exclude=negatives, skip=skip
-        )
+        asked = Query(vector=vector, k=k, kind=kind, text=query, least=least, where=where, exclude=negatives, skip=skip)
         self._follow()
         return answer(self.reader, self.calibration, asked)
 
@@ -285,14 +283,9 @@ def _report_file(location: str) -> Iterator[Any]:
     if not _is_local(location):
         yield None
         return
-    try:
-        file = open(os.path.join(location, REPORT_NAME), "w", encoding="utf-8")
-    except OSError:
-        yield None
-        return
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(os.path.join(location, REPORT_NAME), "w", encoding="utf-8"))
+        except OSError:
+            file = None
         yield file
-    finally:
-        with contextlib.suppress(OSError):
-            file.close()
-

@@ -5,7 +5,7 @@
 
 The manifest stands in the schema of `pictures`. The codes are stored beside the vectors so that opening 1 M × 512
 reads 0.5 GB and not 2 GB. `location` may be a folder or an object store's address (s3://…), with the same code.
-Why LanceDB and not a file format of our own, and what it costs: docs/search.md and `python -m sightline.search.bench`.
+LanceDB is used as the store only: its own flat search takes many times longer than scan.py (see bench.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Self
 import lancedb
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 
 from sightline.errors import ManifestError, StoreError
 from sightline.hub import Manifest
@@ -128,13 +128,12 @@ class LanceSnapshot:
             values += batch.column(name).to_pylist()
         return np.concatenate(ids), values
 
-    def take(self, ids: Int64[np.ndarray, " n"], columns: Sequence[str]) -> dict[str, list[Any]]:
+    def take(self, ids: Int64[np.ndarray, " n"], columns: Sequence[str]) -> dict[str, Any]:
         table = self._taken(ids, columns)
-        return {name: table.column(name).to_pylist() for name in columns}
-
-    def vectors(self, ids: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "n dim"]:
-        vectors: Float32[np.ndarray, "n dim"] = _matrix(self._taken(ids, ["vector"]).column("vector"), self._dim)
-        return vectors
+        return {
+            name: _matrix(table.column(name), self._dim) if name == "vector" else table.column(name).to_pylist()
+            for name in columns
+        }
 
     def _taken(self, ids: Int64[np.ndarray, " n"], columns: Sequence[str]) -> pa.Table:
         """LanceDB gives the rows in its own order, each once; here they come as they were asked for."""
@@ -191,7 +190,9 @@ class LanceStore:
             table = database.open_table(TABLE)
             data = (table.schema.metadata or {}).get(MANIFEST_KEY)
             if data is None:
-                raise StoreError(f"{location} is damaged or no Sightline index: its table has no manifest; name another.")
+                raise StoreError(
+                    f"{location} is damaged or no Sightline index: its table has no manifest; name another."
+                )
             manifest = Manifest.from_dict(json.loads(data))
             if set(schema(manifest).names) - set(table.schema.names):
                 raise StoreError(f"{location} was written by another version of Sightline; index again.")
@@ -213,8 +214,10 @@ class LanceStore:
             vectors = np.stack([row.vector for row in rows]).astype(np.float32, copy=False)
             codes, steps = quantise(vectors)
             dim = self.manifest.embedding_dim
-            columns: list[Any] = [pa.array([getattr(row, name) for row in rows], self._table.schema.field(name).type)
-                                  for name in ("path", "content_hash", "size", "mtime_ns", "date")]
+            columns: list[Any] = [
+                pa.array([getattr(row, name) for row in rows], self._table.schema.field(name).type)
+                for name in ("path", "content_hash", "size", "mtime_ns", "date")
+            ]
             columns.append(pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dim))
             columns.append(pa.FixedSizeListArray.from_arrays(pa.array(codes.ravel()), dim))
             columns.append(pa.array(steps))

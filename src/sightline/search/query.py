@@ -36,29 +36,28 @@ def answer(reader: Reader, calibration: Calibration | None, query: Query) -> Res
     searched = len(reader.scan) if allowed is None else int(allowed.sum())
     count, excluded = query.k, 0
     while True:
-        ((rows, scores, vectors),) = reader.best(query.vector[None], count, allowed)
-        columns = reader.snapshot.take(reader.ids[rows], ["path", "content_hash", "size", "date"])
-        keep = np.ones(len(rows), bool)
+        (found,) = reader.best(query.vector[None], count, allowed, ["path", "content_hash", "size", "date"])
+        columns, keep = found.columns, np.ones(len(found.rows), bool)
         if query.skip is not None:
             keep &= ~np.array(list(map(query.skip, columns["path"], columns["content_hash"])), bool)
         if query.exclude is not None and calibration is not None:
-            out = fits_excluded(calibration, vectors, query)
+            out = fits_excluded(calibration, found.vectors, query)
             excluded = int((out & keep).sum())
             keep &= ~out
-        if keep.sum() >= query.k or len(rows) >= searched:
+        if keep.sum() >= query.k or len(found.rows) >= searched:
             break
         count *= 8
     chosen = np.flatnonzero(keep)[: query.k]
     if calibration is None:
         percentiles = np.zeros(len(chosen), np.float32)
     elif query.kind == "text":
-        percentiles = calibration.text_percentiles(vectors[chosen], query.vector)
+        percentiles = calibration.text_percentiles(found.vectors[chosen], query.vector)
     else:
-        percentiles = calibration.picture_percentiles(scores[chosen])
+        percentiles = calibration.picture_percentiles(found.scores[chosen])
     hits = [
         Hit(
             path=columns["path"][i],
-            score=float(scores[i]),
+            score=float(found.scores[i]),
             percentile=float(percentile),
             match=calibration is not None and bool(percentile >= query.least),
             content_hash=columns["content_hash"][i],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,16 @@ from sightline.search.store import Snapshot
 RESCORED = 96  # candidates whose float32 vectors are read, for k up to 24; 4 k beyond
 
 
+@dataclass(frozen=True)
+class Found:
+    """Rows for one query, best first, with what was asked of them."""
+
+    rows: Int64[np.ndarray, " found"]
+    scores: Float32[np.ndarray, " found"]
+    vectors: Float32[np.ndarray, "found dim"]
+    columns: dict[str, list[Any]]
+
+
 class Reader:
     """One version of the index, opened for search: codes in memory, vectors on disk."""
 
@@ -23,7 +35,8 @@ class Reader:
         self.ids, self.scan = codes.ids, Scan(codes.codes, codes.steps)
 
     def vectors(self, rows: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "n dim"]:
-        return self.snapshot.vectors(self.ids[rows])
+        found: Float32[np.ndarray, "n dim"] = self.snapshot.take(self.ids[rows], ["vector"])["vector"]
+        return found
 
     def allowed(self, where: Where | None) -> Bool[np.ndarray, " rows"] | None:
         return np.isin(self.ids, self.snapshot.ids_where(where)) if where else None
@@ -33,17 +46,23 @@ class Reader:
         queries: Float32[np.ndarray, "queries dim"],
         count: int,
         allowed: Bool[np.ndarray, " rows"] | None = None,
-    ) -> list[tuple[Int64[np.ndarray, " found"], Float32[np.ndarray, " found"], Float32[np.ndarray, "found dim"]]]:
-        """(rows, exact cosines, vectors) per query, best first; at least `count` where there are that many."""
+        columns: Sequence[str] = (),
+    ) -> list[Found]:
+        """Per query the best rows by exact cosine; at least `count` where there are that many.
+
+        Everything of all queries comes from disk in one go.
+        """
+        candidates = self.scan.candidates(queries, max(RESCORED, 4 * count), allowed)
+        every = np.unique(np.concatenate([rows for rows, _ in candidates]))
+        taken = self.snapshot.take(self.ids[every], ["vector", *columns])
         answers = []
-        found = self.scan.candidates(queries, max(RESCORED, 4 * count), allowed)
-        every = np.unique(np.concatenate([rows for rows, _ in found])) if found else np.empty(0, np.int64)
-        vectors = self.vectors(every)
-        for query, (rows, _) in zip(queries, found, strict=True):
-            chosen = vectors[np.searchsorted(every, rows)]
-            scores = chosen @ query
+        for query, (rows, _) in zip(queries, candidates, strict=True):
+            places = np.searchsorted(every, rows)
+            scores = taken["vector"][places] @ query
             order = np.argsort(-scores, kind="stable")
-            answers.append((rows[order], scores[order], chosen[order]))
+            places = places[order]
+            facts = {name: [taken[name][place] for place in places] for name in columns}
+            answers.append(Found(rows[order], scores[order], taken["vector"][places], facts))
         return answers
 
     def column(self, name: str) -> list[Any]:

@@ -21,8 +21,9 @@ from sightline.errors import StoreError
 
 Multiply = Callable[[Tensor, Tensor], Tensor]
 
-ROWS_PER_BLOCK = 32_768  # × 100 queries × 4 bytes stays inside the last-level cache
+SCORES_PER_BLOCK = 1 << 22  # 16 MB of scores: inside the last-level cache, and few enough calls
 GROUP = 16
+FLOAT_ROWS = 8192
 LEVELS = 127
 SMALLEST = 1e-12  # a zero vector has a step too
 
@@ -56,9 +57,13 @@ class Scan:
         return self.codes.nbytes + self.steps.nbytes
 
     def blocks(
-        self, queries: Float32[np.ndarray, "queries dim"], rows: int = ROWS_PER_BLOCK
+        self, queries: Float32[np.ndarray, "queries dim"], most: int = SCORES_PER_BLOCK
     ) -> Iterator[tuple[int, Float[Tensor, "block queries"]]]:
-        """(first row, approximate scores) block by block, so that N × Q scores are never held at once."""
+        """(first row, approximate scores) block by block, so that no more than `most` scores are held at once.
+
+        Blocks are as large as that allows: between two calls all threads wait for the slowest, which on a busy
+        machine takes longer than the work.
+        """
         if not len(self):
             return
         if queries.ndim != 2 or queries.shape[1] != self.codes.shape[1]:
@@ -68,6 +73,7 @@ class Scan:
         codes, steps = quantise(queries)
         right = torch.from_numpy(codes).T.contiguous()
         scale = torch.from_numpy(steps)
+        rows = max(most // max(len(queries), 1) // GROUP, 1) * GROUP
         for start in range(0, len(self), rows):
             products = self._multiply(self.codes[start : start + rows], right)
             scores = products * self.steps[start : start + rows, None]
@@ -93,53 +99,59 @@ class Scan:
             empty = (np.empty(0, np.int64), np.empty(0, np.float32))
             return [empty] * len(queries)
         groups = torch.cat(maxima).T.contiguous()
-        best = groups.topk(min(count, groups.shape[1]), sorted=False).indices
-        return [self._rescored(query, chosen, count, mask) for query, chosen in zip(queries, best, strict=True)]
+        best = groups.topk(min(count, groups.shape[1]), sorted=False).indices.numpy()
+        return [self._rescored(query, chosen, count, allowed) for query, chosen in zip(queries, best, strict=True)]
 
     def _rescored(
-        self, query: Float32[np.ndarray, " dim"], groups: Int64[Tensor, " groups"], count: int, mask: Tensor | None
+        self,
+        query: Float32[np.ndarray, " dim"],
+        groups: Int64[np.ndarray, " groups"],
+        count: int,
+        allowed: Bool[np.ndarray, " rows"] | None,
     ) -> tuple[Int64[np.ndarray, " found"], Float32[np.ndarray, " found"]]:
-        rows = (groups[:, None] * GROUP + torch.arange(GROUP)).flatten()
+        rows = (groups[:, None] * GROUP + np.arange(GROUP)).ravel()
         rows = rows[rows < len(self)]
-        if mask is not None:
-            rows = rows[~mask[rows]]
-        codes, step = quantise(query[None])
-        products = self.codes[rows].float() @ torch.from_numpy(codes[0]).float()
-        scores = products * self.steps[rows] * float(step[0])
-        top = scores.topk(min(count, len(rows)))
-        return rows[top.indices].numpy(), top.values.numpy()
+        if allowed is not None:
+            rows = rows[allowed[rows]]
+        codes, steps = self.codes.numpy(), self.steps.numpy()
+        quantised, step = quantise(query[None])
+        scores = codes[rows].astype(np.float32) @ quantised[0].astype(np.float32) * steps[rows] * step[0]
+        top = np.argpartition(-scores, count)[:count] if count < len(rows) else np.arange(len(rows))
+        top = top[np.argsort(-scores[top])]
+        return rows[top], scores[top]
 
 
 def _group_maxima(scores: Float[Tensor, "block queries"]) -> Float[Tensor, "groups queries"]:
     whole = len(scores) // GROUP * GROUP
     parts = [scores[:whole].view(-1, GROUP, scores.shape[1]).amax(1)]
-    if whole < len(scores):  # only ever the last block: ROWS_PER_BLOCK is a multiple of GROUP
+    if whole < len(scores):  # only ever the last block: blocks are multiples of GROUP
         parts.append(scores[whole:].amax(0, keepdim=True))
     return torch.cat(parts)
 
 
 def fastest_multiply(codes: Int8[Tensor, "rows dim"]) -> Multiply:
-    """int8 × int8 → sums, by the way that this processor does fastest.
+    """int8 × int8 → sums, by the way that suits this processor.
 
-    torch's int8 product uses the processor's own instructions where it has them (AVX-512 VNNI, AMX) and a plain loop
-    elsewhere, so both ways are timed once on a few rows (about a millisecond).
+    torch's int8 product uses the processor's own instructions where it has them (AVX-512 VNNI, AMX) and elsewhere a
+    plain loop that is many times slower than float32, so both are timed on a few rows (some milliseconds, once).
     """
-    sample = codes[:2048]
-    query = torch.ones(codes.shape[1], 1, dtype=torch.int8)
+    sample, query = codes[:4096], torch.ones(codes.shape[1], 4, dtype=torch.int8)
 
     def seconds(multiply: Multiply) -> float:
-        try:
-            multiply(sample, query)
+        times = []
+        for _ in range(5):
             start = time.perf_counter()
-            multiply(sample, query)
-            return time.perf_counter() - start
-        except (RuntimeError, NotImplementedError):
-            return float("inf")
+            try:
+                multiply(sample, query)
+            except (RuntimeError, NotImplementedError):
+                return float("inf")
+            times.append(time.perf_counter() - start)
+        return min(times)
 
-    ways: list[Multiply] = [torch._int_mm, _float_multiply]
-    return min(ways, key=seconds)
+    return _float_multiply if 4 * seconds(_float_multiply) < seconds(torch._int_mm) else torch._int_mm
 
 
 def _float_multiply(left: Int8[Tensor, "rows dim"], right: Int8[Tensor, "dim queries"]) -> Tensor:
     """The same sums in float32: exact, since 127² · D < 2²⁴ for D up to 1,040, and to 1e-7 beyond."""
-    return left.float() @ right.float()
+    wide = right.float()
+    return torch.cat([part.float() @ wide for part in torch.split(left, FLOAT_ROWS)])

@@ -67,12 +67,8 @@ class Snapshot(Protocol):
         """(ids, values) of one column of all rows."""
         ...
 
-    def take(self, ids: Int64[np.ndarray, " n"], columns: Sequence[str]) -> dict[str, list[Any]]:
-        """The named columns of these rows, in this order; all but the vectors."""
-        ...
-
-    def vectors(self, ids: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "n dim"]:
-        """The vectors of these rows, in this order."""
+    def take(self, ids: Int64[np.ndarray, " n"], columns: Sequence[str]) -> dict[str, Any]:
+        """The named columns of these rows, in this order; "vector" comes as float32 [n, dim], others as lists."""
         ...
 
 

@@ -210,12 +210,10 @@ class Update:
         left = Counter(self._known[path].content_hash for path in gone)
         for start in range(0, len(self._later), self.batch):
             part = self._later[start : start + self.batch]
-            vectors = now.vectors(np.array([homes[file.content_hash] for file in part]))
+            vectors = now.take(np.array([homes[file.content_hash] for file in part]), ["vector"])["vector"]
             self._save(list(zip(part, vectors, strict=True)), left)
 
-    def _save(
-        self, ready: list[tuple[File, Float32[np.ndarray, " dim"]]], left: Counter[str] | None = None
-    ) -> None:
+    def _save(self, ready: list[tuple[File, Float32[np.ndarray, " dim"]]], left: Counter[str] | None = None) -> None:
         """Write one batch, then count it. left: how many vanished files of each content may have moved."""
         if not ready:
             return

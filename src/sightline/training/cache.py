@@ -6,6 +6,7 @@ Two cores decode about as fast as a small model trains; a cache of uint8 picture
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import sys
@@ -55,8 +56,10 @@ class CachedPictures:
         folder.mkdir(parents=True, exist_ok=True)
         stem = f"pictures-{data.fingerprint()[:16]}-{side}"
         self.file, self.notes = folder / f"{stem}.npy", folder / f"{stem}.json"
-        if not self.notes.exists():
-            self._build(data, folder / f".{stem}.npy", threads, quiet)
+        with (folder / f".{stem}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # of several processes, one decodes and the others wait
+            if not self.notes.exists():
+                self._build(data, folder / f".{stem}.npy", threads, quiet)
         broken = {int(k): v for k, v in json.loads(self.notes.read_text())["broken"].items()}
         self.problems = [f"{data.names[i]}: {why}" for i, why in broken.items()]
         self.usable = np.array([i for i in range(len(data)) if i not in broken], dtype=np.int64)

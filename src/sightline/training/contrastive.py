@@ -31,7 +31,7 @@ LARGEST_SCALE = math.log(100.0)  # CLIP §2.4: the scale is clipped so that logi
 
 
 def softmax_rows(
-    rows: Float[Tensor, "r dim"], others: Float[Tensor, "n dim"], first: int, scale: Float[Tensor, ""],
+    rows: Float[Tensor, "r dim"], others: Float[Tensor, "n dim"], first: int, scale: Float[Tensor, "..."],
     false_negatives: Bool[Tensor, "r n"] | None = None,
 ) -> Float[Tensor, ""]:  # fmt: skip
     """Sum over rows of −log softmax of the partner, rows being numbers first … first + r of the batch.
@@ -46,7 +46,7 @@ def softmax_rows(
 
 
 def sigmoid_rows(
-    rows: Float[Tensor, "r dim"], others: Float[Tensor, "n dim"], first: int, scale: Float[Tensor, ""],
+    rows: Float[Tensor, "r dim"], others: Float[Tensor, "n dim"], first: int, scale: Float[Tensor, "..."],
     bias: Float[Tensor, "..."], false_negatives: Bool[Tensor, "r n"] | None = None,
 ) -> Float[Tensor, ""]:  # fmt: skip
     """Sum over rows and columns of −log σ(z (t·cos + b)), z = +1 for the partner and −1 for every other.
@@ -74,7 +74,7 @@ def false_negatives(
 
 
 def contrastive_loss(
-    image: Float[Tensor, "n dim"], text: Float[Tensor, "n dim"], scale: Float[Tensor, ""],
+    image: Float[Tensor, "n dim"], text: Float[Tensor, "n dim"], scale: Float[Tensor, "..."],
     bias: Float[Tensor, "..."] | None = None, *, keys: Int[Tensor, "n keys"] | None = None, rows: int | None = None,
 ) -> Float[Tensor, ""]:  # fmt: skip
     """The whole loss of one batch of unit vectors: softmax without a bias, sigmoid with one.

@@ -96,6 +96,7 @@ class NumberGuard:
             what = "loss" if not math.isfinite(loss) else "gradient"
             raise TrainingError(
                 f"The {what} is not a number for {self.patience} steps in a row (step {step}, learning rate "
-                f"{rate:.2g}); lower  learning_rate, lengthen warmup or use dtype=float32, and start from the last checkpoint."
+                f"{rate:.2g}); lower learning_rate, lengthen warmup or use dtype=float32, and start again from the "
+                f"last checkpoint."
             )
         return False

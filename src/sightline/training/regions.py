@@ -25,7 +25,8 @@ from sightline.training.objective import Batch, Objective, Step
 class Grounded(Objective):
     """CLIP's loss plus `weight` times the losses of regions against phrases and against the names of their traits.
 
-    The batch brings, besides pictures and captions: region_picture [R] (row of the picture), region_weights [R, N]
+    The batch brings, besides pictures and captions: region_picture [R] (row of the picture), region_alone [R] (whether
+    the picture shows nothing else), region_weights [R, N]
     (how much of each patch the thing covers, summing to one), phrase_ids [R, T], and the traits [R, K] of each thing
     and of each phrase (integers; -1 in a phrase: not said), by which a phrase that is also true of another region is
     taken out of that region's negatives; value_ids [V, T], a phrase for every value of every trait, and value_trait
@@ -45,10 +46,14 @@ class Grounded(Objective):
         regions = pool_regions(patches, batch["region_picture"], batch["region_weights"])
         phrases = model.text_features(batch["phrase_ids"])
         image, text, regions, phrases = (F.normalize(x.float(), dim=-1) for x in (image, text, regions, phrases))
+        alone = batch["region_alone"]  # a picture of one thing is itself a region, so that [CLS] learns the words too
+        regions = torch.cat([regions, image[batch["region_picture"][alone]]])
+        phrases = torch.cat([phrases, phrases[alone]])
+        things, said = (torch.cat([x, x[alone]]) for x in (batch["region_traits"], batch["phrase_traits"]))
         whole = contrastive_loss(image, text, model.logit_scale, keys=batch["caption_key"][:, None])
-        parts = region_loss(regions, phrases, batch["region_traits"], batch["phrase_traits"], model.logit_scale)
+        parts = region_loss(regions, phrases, things, said, model.logit_scale)
         values = F.normalize(model.text_features(batch["value_ids"]).float(), dim=-1)
-        names = trait_loss(regions, values, batch["region_traits"], batch["value_trait"], model.logit_scale)
+        names = trait_loss(regions, values, things, batch["value_trait"], model.logit_scale)
         figures = {"whole": whole.detach(), "regions": parts.detach(), "traits": names.detach(), "scale": model.logit_scale.detach().exp()}
         if step.watch:
             best = (image.detach() @ text.detach().T).argmax(1)

@@ -106,6 +106,7 @@ class SceneBatches:
             **words,
             "caption_key": torch.tensor([mixed(*caption.encode()) for caption in captions]),
             "region_picture": owners,
+            "region_alone": torch.tensor([shard.first[row + 1] - shard.first[row] == 1 for shard, row in places])[owners],
             "region_weights": cover / cover.sum(1, keepdim=True),
             "region_traits": traits,
             "phrase_traits": said,

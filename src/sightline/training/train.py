@@ -5,6 +5,7 @@ This is what `sightline train contrastive` calls.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -115,16 +116,14 @@ def pair_batches(
 
 def report_problems(data: PairData, batches: PairBatches, out: Path) -> None:
     """Everything that was left out, one line each, in out/problems.txt; a sentence on stderr if there is any."""
-    import sys
-
     problems = [*data.problems, *batches.pictures.problems]
-    if problems:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "problems.txt").write_text("\n".join(problems) + "\n", encoding="utf-8")
-        print(
-            f"{len(problems)} of the data's entries were left out ({problems[0]}); see {out / 'problems.txt'}.",
-            file=sys.stderr,
-        )
+    listed = out / "problems.txt"
+    if not problems:
+        listed.unlink(missing_ok=True)  # of an earlier run
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    listed.write_text("\n".join(problems) + "\n", encoding="utf-8")
+    print(f"{len(problems)} entries were left out ({problems[0]}); see {listed}.", file=sys.stderr)
 
 
 def _loaded(model: Any) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +23,59 @@ def register(app: typer.Typer) -> None:
     app.command("doctor")(doctor)
     app.command("cost")(cost)
     app.add_typer(bench, name="bench")
+
+
+def passed_on(help: str) -> dict[str, Any]:
+    """Settings of a command whose options belong to the benchmark itself, --help included."""
+    free = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    return {"context_settings": free, "help": help, "add_help_option": False}
+
+
+@bench.command("embed", **passed_on("The CLIP picture tower: pictures/s at batch 1, 16, 64, and cosines."))
+def bench_embed(context: typer.Context) -> None:
+    from sightline.app.bench import embed
+
+    _bench(embed, "embed", context.args)
+
+
+@bench.command("folder", **passed_on("A folder of large JPEGs → vectors in an index: pictures/s, end to end."))
+def bench_folder(context: typer.Context) -> None:
+    from sightline.app.bench import folder
+
+    _bench(folder, "folder", context.args)
+
+
+@bench.command("search", **passed_on("One query over 200,000 or --n 1000000 vectors: milliseconds and recall@10."))
+def bench_search(context: typer.Context) -> None:
+    from sightline.search import bench as measured
+
+    measured.main(context.args)
+
+
+@bench.command("train", **passed_on("Contrastive training steps: pairs/s, and equal losses with transformers."))
+def bench_train(context: typer.Context) -> None:
+    from sightline.training import bench as measured
+
+    sys.argv = ["sightline bench train", *context.args]
+    measured.main()
+
+
+@bench.command("world", **passed_on("Tabletop scenes with all truth: pictures/s."))
+def bench_world(context: typer.Context) -> None:
+    from sightline.worlds.tabletop import rate as measured
+
+    sys.argv = ["sightline bench world", *context.args]
+    measured.main()
+
+
+def _bench(module: Any, name: str, arguments: list[str]) -> None:
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog=f"sightline bench {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    module.add_options(parser)
+    module.run(parser.parse_args(arguments))
 
 
 def doctor(as_json: Json = False) -> None:
@@ -69,16 +123,17 @@ def _cost(done: Cost) -> str:
     rows = [
         (
             t.tower, t.input, f"{t.tokens:,}", f"{t.parameters / 1e6:.1f} M", f"{t.flops / 1e9:,.1f} G", t.layers, t.heads,
-            human_bytes(t.score_bytes_per_layer), human_bytes(t.score_bytes),
+            human_bytes(t.activation_bytes), human_bytes(t.score_bytes_per_layer), human_bytes(t.score_bytes),
         )
         for t in done.towers
     ]  # fmt: skip
-    header = ("tower", "input", "tokens", "parameters", "FLOPs", "attentions", "heads", "scores, one layer", "scores, all")
+    header = ("tower", "input", "tokens", "parameters", "FLOPs", "attentions", "heads", "activations", "scores, one layer", "scores, all")
     batch = f", for a batch of {done.batch_size}" if done.batch_size > 1 else ""
     return "\n".join(
         [
             f"{done.model} ({done.kind}): {done.parameters / 1e6:.1f} M parameters; weights {weights}",
-            table(rows, header, right=range(2, 9)) + batch,
-            "FLOPs: 2 per multiply-add. Scores: float32, if attention were computed step by step; the kernels used here never hold them.",
+            table(rows, header, right=range(2, 10)) + batch,
+            "FLOPs: 2 per multiply-add. Activations: most that is alive at once, float32. Scores: float32, if attention were "
+            "computed step by step; the kernels used here never hold them.",
         ]
     )

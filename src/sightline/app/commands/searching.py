@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -148,11 +149,9 @@ class Bar:
 
     def __init__(self) -> None:
         self.live = sys.stderr.isatty()
-        self.said = 0.0
+        self.said = time.monotonic()
 
     def __call__(self, at: Any) -> None:
-        import time
-
         now = time.monotonic()
         if now - self.said < (0.2 if self.live else 10.0) and at.done < at.total:
             return

@@ -1,11 +1,11 @@
 """cost: tokens, parameters, operations and bytes of attention scores, from config.json alone, before anything runs.
 
-The model is built on torch's meta device, where tensors have shapes but no numbers, and its own forward is run there;
-what is counted is what would be computed, not a formula about it.
+The model is built on torch's meta device, where tensors have shapes but no numbers; see runtime/forecast.py.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,23 +13,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from sightline.app.options import BUILT_IN
 from sightline.app.verbs.known import KNOWN
 from sightline.app.verbs.result import Result
-from sightline.errors import ConfigError, SightlineError, UsageError
-from sightline.hub import Model, read_json, resolve
-from sightline.models.zoo import ZOO, model_class
+from sightline.errors import RuntimeChoiceError, SightlineError, UsageError
+from sightline.hub import Model, resolve, write_json
+from sightline.models.zoo import model_class
+from sightline.runtime.forecast import forecast
 
 LARGEST = 65_536  # pixels per side that a forecast is made for
 
 
 @dataclass(frozen=True)
 class TowerCost:
-    """One input through one tower. flops: 2 per multiply-add. Scores: bytes that attention would hold if it were
-    computed step by step, for one layer (the largest) and for all; the fused kernels here never hold them.
+    """One batch through one tower. flops: 2 per multiply-add. activation_bytes: most that is alive at once, in float32.
+    Scores: bytes that attention would hold if it were computed step by step, for one layer (the largest) and for all;
+    the fused kernels here never hold them.
     """
 
     tower: str
@@ -39,6 +39,7 @@ class TowerCost:
     heads: int
     parameters: int
     flops: int
+    activation_bytes: int
     score_bytes_per_layer: int
     score_bytes: int
 
@@ -71,7 +72,7 @@ def cost(
     count = sum(p.numel() for p in shaped.parameters())
     bytes_of = {"float32": 4 * count, "bfloat16": 2 * count, "int8": count}
     return Cost(
-        model=model if isinstance(model, str) else str(getattr(model, "folder", None) or model),
+        model=str(model.folder or type(model).__name__) if isinstance(model, Model) else str(model),
         kind=type(shaped).__name__,
         parameters=count,
         weight_bytes=bytes_of,
@@ -83,27 +84,22 @@ def cost(
 def on_meta(ref: str | Path | Model[Any]) -> Model[Any]:
     """The model of a checkpoint with shapes but no numbers; only its config is read."""
     if isinstance(ref, Model):
-        with torch.device("meta"):
-            return type(ref)(ref.config).eval().requires_grad_(False)
+        return type(ref).shaped(ref.config).eval().requires_grad_(False)
     if str(ref) in KNOWN and not Path(ref).exists():
-        data = KNOWN[str(ref)]
-        module, name = ZOO.get((data["model_type"], data["architectures"][0])) or ZOO[data["model_type"], ""]
-        kind = getattr(__import__(f"sightline.models.{module}", fromlist=[name]), name)
-    else:
-        path = Path(ref).expanduser()
-        folder = path.parent if path.name == "config.json" else path if path.is_dir() else _config_folder(str(ref))
-        kind = model_class(folder)
-        name = "config.json" if (folder / "config.json").is_file() else "open_clip_config.json"
-        data = read_json(folder / name)
-    with torch.device("meta"):
-        return kind(kind.Config.from_dict(data)).eval().requires_grad_(False)  # type: ignore[no-any-return]
+        with tempfile.TemporaryDirectory(prefix="sightline-") as written:
+            write_json(Path(written) / "config.json", KNOWN[str(ref)])
+            return on_meta(written)
+    path = Path(ref).expanduser()
+    folder = path.parent if path.name == "config.json" else path if path.is_dir() else _config_folder(str(ref))
+    kind = model_class(folder)
+    return kind.shaped(kind.read_config(folder)).eval().requires_grad_(False)
 
 
 def _config_folder(ref: str) -> Path:
     try:
         return resolve(ref)
     except SightlineError as error:
-        raise type(error)(f"{error} Their cost is known without internet: {', '.join(KNOWN)}.") from None
+        raise type(error)(f"{error} The cost of these is known without internet: {', '.join(KNOWN)}.") from None
 
 
 def own_size(model: Model[Any]) -> tuple[int, int]:
@@ -157,48 +153,21 @@ def _text_length(model: Model[Any]) -> int:
 def _run(
     model: Model[Any], tower: str, shown: str, forward: Callable[..., Any], inputs: Mapping[str, Tensor], part: str
 ) -> TowerCost:
-    counter = FlopCounterMode(display=False)
-    ledger = Attentions()
     try:
-        with torch.inference_mode(), counter, ledger:
-            out = forward(**inputs)
-    except SightlineError:
-        raise
-    except (RuntimeError, ValueError, NotImplementedError, TypeError) as error:
-        raise ConfigError(f"{type(model).__name__} cannot take an input of {shown} ({error}).") from None
-    out = out[1] if isinstance(out, tuple) else out
-    states = getattr(out, "last_hidden_state", None)
-    tokens = ledger.most_tokens or (int(states.shape[1]) if states is not None else 0)
+        found = forecast(forward, inputs)
+    except RuntimeChoiceError as error:
+        raise UsageError(f"{type(model).__name__} cannot take an input of {shown}: {error}") from None
     inner = getattr(model, part, None) if part else model
-    parameters = sum(p.numel() for p in (inner if isinstance(inner, torch.nn.Module) else model).parameters())
+    counted = inner if isinstance(inner, torch.nn.Module) else model
     return TowerCost(
         tower=tower,
         input=shown,
-        tokens=tokens,
-        layers=len(ledger.calls),
-        heads=max((heads for heads, _, _ in ledger.calls), default=0),
-        parameters=parameters,
-        flops=counter.get_total_flops(),
-        score_bytes_per_layer=max((4 * h * q * k for h, q, k in ledger.calls), default=0) * ledger.batch,
-        score_bytes=sum(4 * h * q * k for h, q, k in ledger.calls) * ledger.batch,
+        tokens=found.tokens,
+        layers=len(found.attentions),
+        heads=max((call.heads for call in found.attentions), default=0),
+        parameters=sum(p.numel() for p in counted.parameters()),
+        flops=found.flops,
+        activation_bytes=found.peak_bytes,
+        score_bytes_per_layer=found.score_bytes_per_layer,
+        score_bytes=found.score_bytes,
     )
-
-
-class Attentions(TorchFunctionMode):
-    """Writes down (heads, queries, keys) of every scaled dot-product attention that is called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[int, int, int]] = []
-        self.batch = 1
-
-    @property
-    def most_tokens(self) -> int:
-        return max((queries for _, queries, _ in self.calls), default=0)
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is torch.nn.functional.scaled_dot_product_attention:
-            query, key = args[0], args[1]
-            self.batch = int(query.shape[0])
-            self.calls.append((int(query.shape[1]), int(query.shape[2]), int(key.shape[2])))
-        return function(*args, **(kwargs or {}))

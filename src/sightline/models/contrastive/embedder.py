@@ -6,7 +6,7 @@ Pictures are decoded and preprocessed in threads while the model computes; one b
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -112,9 +112,11 @@ class Embedder:
             ahead=self.batch_size + 2 * self.threads,
             source=as_source,
         )
-        self._asked += len(items) if isinstance(items, Sized) else FEW
+        sized = isinstance(items, Sized)
+        self._asked += len(items) if isinstance(items, Sized) else 0
         with closing(stream):  # type: ignore[type-var]  # it is a generator
             for batch in self._batches(stream):
+                self._asked += 0 if sized else len(batch)
                 for result in self._embed(batch):
                     done, failed = done + 1, failed + (result.error is not None)
                     yield result
@@ -124,7 +126,8 @@ class Embedder:
     def _batches(self, stream: Iterator[Decoded]) -> Iterator[list[Decoded]]:
         """Batches of the stream; the first one with a picture in it chooses the engine."""
         while batch := list(islice(stream, self.batch_size)):
-            undecided = self._engine is None or (self._provisional and self._asked >= FEW)
+            enough = self._wanted != "auto" or self._asked >= FEW
+            undecided = self._engine is None or (self._provisional and enough)
             if undecided and any(isinstance(picture, Picture) for _, picture in batch):
                 stream = chain(self._choose(batch, stream), stream)
             yield batch
@@ -147,7 +150,7 @@ class Embedder:
         few = self._asked < FEW
         tower = ImageTower(self.model)
         self._engine = runtime.engine(tower, example, self._wanted, key=key, calibration=calibration, few=few)
-        self._provisional = few and self._wanted == "auto"
+        self._provisional = few and self._wanted == "auto" and self._engine.name == "eager"
         return read_ahead
 
     @property
@@ -157,6 +160,12 @@ class Embedder:
             return self._wanted
         note = f" ({self._engine.note})" if self._engine.note else ""
         return f"{self._engine.name} {self._engine.precision}{note}"
+
+    def compute(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "batch dim"]:
+        """Unit vectors of preprocessed pictures, by the engine that is chosen (eager before the first picture)."""
+        if self._engine is None:
+            self._engine, self._provisional = runtime.engine(ImageTower(self.model), inputs, "eager"), True
+        return self._engine(**{name: tensor.to(self.model.device) for name, tensor in inputs.items()})
 
     def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
         """Unit vectors float32 [N, D] of texts, in their order; texts of one length are computed together."""
@@ -217,9 +226,7 @@ class Embedder:
         return results
 
     def _embed_pictures(self, pictures: Sequence[Picture]) -> Float[np.ndarray, "batch dim"]:
-        inputs = {name: tensor.to(self.model.device) for name, tensor in self._look(pictures).items()}
-        assert self._engine is not None  # _batches chose it before it gave out the first picture
-        return self._engine(**inputs).float().cpu().numpy()
+        return self.compute(self._look(pictures)).float().cpu().numpy()
 
     def _embed_texts(self, inputs: dict[str, Tensor]) -> Float[np.ndarray, "batch dim"]:
         with torch.inference_mode():

@@ -80,7 +80,7 @@ def listed_pairs(entries: Iterable[tuple[str, str, Sequence[str]]], root: Path, 
             captions[name] = texts
     names = list(captions)
     return PairData(
-        names, [tuple(dict.fromkeys(captions[name])) for name in names], lambda i: root / names[i],
+        names, [tuple(captions[name]) for name in names], lambda i: root / names[i],
         source=source, problems=problems,
     )  # fmt: skip
 

@@ -108,7 +108,7 @@ def _add(
         texts = []
     if texts:
         names.append(f"{path.name}/{key}")
-        captions.append(tuple(dict.fromkeys(texts)))
+        captions.append(tuple(texts))
         places.append((path, picture))
     else:
         problems.append(f"{path.name}: {key!r} has no readable caption.")

@@ -62,10 +62,10 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "flickr": Recipe(
         what="from scratch on a few thousand captioned photographs (≤ 40 min on 2 cores for 5,000)",
-        image_size=128, patch_size=16, vision_width=256, vision_layers=6, vision_heads=4,
-        text_width=256, text_layers=3, text_heads=4, embedding_dim=256, vocab_size=4096, context_length=32,
-        batch_size=256, crop=0.4, flip="words", colour=0.3, side=144, text_groups=2,
-        options=Options(epochs=60.0, learning_rate=1e-3, warmup=100, weight_decay=0.3, ema=0.995, checkpoint_every=100),
+        image_size=96, patch_size=16, vision_width=192, vision_layers=6, vision_heads=3,
+        text_width=192, text_layers=3, text_heads=3, embedding_dim=192, vocab_size=3000, context_length=40,
+        batch_size=256, crop=0.4, flip="words", colour=0.3, side=112, text_groups=2,
+        options=Options(epochs=40.0, learning_rate=1e-3, warmup=100, weight_decay=0.3, ema=0.995, checkpoint_every=100),
     ),
     "tabletop": Recipe(
         what="the built-in model: scenes of worlds.tabletop, whole pictures with captions and things with phrases",
@@ -73,7 +73,7 @@ RECIPES: dict[str, Recipe] = {
         text_width=192, text_layers=4, text_heads=3, embedding_dim=128, vocab_size=1024, context_length=77,
         batch_size=256, text_groups=3, scenes=42_000, regions=2, simple_steps=700, region_weight=1.0,
         options=Options(
-            steps=1600, learning_rate=1.5e-3, warmup=100, weight_decay=0.1, ema=0.995, checkpoint_every=100,
+            steps=2000, learning_rate=1.5e-3, warmup=100, weight_decay=0.1, ema=0.995, checkpoint_every=100,
         ),
     ),
     "fine-tune": Recipe(
