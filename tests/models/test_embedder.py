@@ -92,9 +92,7 @@ def test_order_is_kept_and_a_bad_file_is_one_line(model: CLIP, files: list[Path]
     bad.write_bytes(b"no picture at all")
     items = [bad, files[0], files[1], absent, *files[2:]]
     told: list[tuple[int, int]] = []
-    found = list(
-        Embedder(model, "eager", batch_size=3, exact=True).pictures(items, progress=lambda *t: told.append(t))
-    )
+    found = list(Embedder(model, "eager", batch_size=3, exact=True).pictures(items, progress=lambda *t: told.append(t)))
     assert [f.item for f in found] == items
     assert [f.vector is None for f in found] == [True, False, False, True, *[False] * 5]
     assert "bad.jpg" in str(found[0].error) and "absent.jpg does not exist" in str(found[3].error)
@@ -107,7 +105,8 @@ def test_order_is_kept_and_a_bad_file_is_one_line(model: CLIP, files: list[Path]
 
 def test_what_a_picture_may_be(model: CLIP, files: list[Path]) -> None:
     pixels = np.asarray(Image.open(files[0]))
-    items = [str(files[0]), files[0], files[0].read_bytes(), pixels, Image.fromarray(pixels), Picture.from_array(pixels)]
+    in_memory = [pixels, Image.fromarray(pixels), Picture.from_array(pixels)]
+    items = [str(files[0]), files[0], files[0].read_bytes(), *in_memory]
     found = list(Embedder(model, "eager", exact=True).pictures(items))
     for one in found:
         np.testing.assert_array_equal(one.vector, found[0].vector)
@@ -172,7 +171,7 @@ def test_probabilities(model: CLIP) -> None:
     np.testing.assert_allclose(probabilities[0, 0], math.exp(scale) / (math.exp(scale) + 2), rtol=1e-5)
 
 
-def test_a_vector_that_is_not_finite_is_an_error_of_its_picture(model: CLIP, files: list[Path], monkeypatch: Any) -> None:
+def test_numbers_that_are_not_finite_are_an_error(model: CLIP, files: list[Path], monkeypatch: Any) -> None:
     monkeypatch.setattr(model, "image_features", lambda **p: torch.full((len(p["pixel_values"]), 17), float("inf")))
     (found,) = Embedder(model, "eager").pictures(files[:1])
     assert found.vector is None and "not finite" in str(found.error)

@@ -94,9 +94,7 @@ def test_compiled_equals_eager_equals_openvino(awake: Any, precision: str, openv
 def test_eager_batch_equals_its_rows(tower: Tower, pixels: Tensor) -> None:
     exact = Eager(tower)
     alone = torch.cat([exact(pixel_values=row) for row in pixels.split(1)])
-    torch.testing.assert_close(
-        exact(pixel_values=pixels), alone, atol=LARGEST_DIFFERENCE[exact.precision], rtol=0
-    )
+    torch.testing.assert_close(exact(pixel_values=pixels), alone, atol=LARGEST_DIFFERENCE[exact.precision], rtol=0)
 
 
 @pytest.mark.usefixtures("openvino")

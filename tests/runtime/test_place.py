@@ -26,7 +26,12 @@ def test_bfloat16_only_where_the_processor_multiplies_it(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("float32", torch.float32), ("bf16", torch.bfloat16), ("torch.float16", torch.float16), (torch.bfloat16, torch.bfloat16)],
+    [
+        ("float32", torch.float32),
+        ("bf16", torch.bfloat16),
+        ("torch.float16", torch.float16),
+        (torch.bfloat16, torch.bfloat16),
+    ],
 )
 def test_names_of_dtypes(name: str | torch.dtype, dtype: torch.dtype) -> None:
     assert place("cpu", name).dtype == dtype

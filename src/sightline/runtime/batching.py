@@ -21,7 +21,7 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def batched(compute: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T], *, what: str = "inputs") -> list[R]:
+def batched(compute: Callable[[Sequence[T]], Iterable[R]], items: Sequence[T], *, what: str = "inputs") -> list[R]:
     """`compute(items)`; if memory runs out, once more in two halves.
 
     compute returns one result per item. Raises RuntimeChoiceError that says what would fit if a half does not.

@@ -65,7 +65,8 @@ def machine() -> str:
     has = torch.cpu.get_capabilities()
     kinds = [name for name in ("avx512_bf16", "amx_bf16", "avx512_vnni", "amx_int8") if has.get(name)]
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return f"{model}, {torch.get_num_threads()} threads ({', '.join(kinds) or 'no bf16 or int8 units'}), torch {torch.__version__}, {today}"
+    units = ", ".join(kinds) or "no bf16 or int8 units"
+    return f"{model}, {torch.get_num_threads()} threads ({units}), torch {torch.__version__}, {today}"
 
 
 def _summary(times: list[float]) -> Timing:

@@ -96,11 +96,11 @@ class _Attention(TorchFunctionMode):
         return query.new_empty(batch, heads, queries, value.shape[-1])
 
 
-class _Memory(TorchDispatchMode):
+class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows every storage that an operation makes until it is freed."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.alive: dict[int, weakref.ref[Any]] = {}
         self.bytes = self.peak = 0
 

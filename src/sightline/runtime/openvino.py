@@ -122,7 +122,7 @@ class _Positional(nn.Module):
 
 def _exported(module: nn.Module, example: Mapping[str, Tensor]) -> Any:
     plain = module if precision_of(module) == "float32" else copy.deepcopy(module).float()
-    inputs = tuple(torch.cat([t[:1], t[:1]]) for t in example.values())  # two rows: a batch of one would be taken as fixed
+    inputs = tuple(torch.cat([t[:1], t[:1]]) for t in example.values())  # a batch of one would be taken as fixed
     free = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)
     try:
         with torch.no_grad(), silence():

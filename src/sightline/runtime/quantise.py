@@ -116,7 +116,7 @@ def _rows(batches: Iterable[Mapping[str, Tensor]], names: tuple[str, ...]) -> li
     rows = []
     for batch in batches:
         parts = [batch[name].float() if batch[name].is_floating_point() else batch[name] for name in names]
-        rows += [dict(zip(names, row, strict=True)) for row in zip(*(p.split(1) for p in parts), strict=True)]
+        rows += [dict(zip(names, row, strict=True)) for row in zip(*(torch.split(p, 1) for p in parts), strict=True)]
     return rows
 
 
@@ -137,5 +137,6 @@ def _kept_verdict(parts: tuple[str, ...]) -> dict[str, Any] | None:
         verdict = json.loads((folder / VERDICT).read_text(encoding="utf-8")) if folder is not None else None
     except (OSError, ValueError):
         return None
-    whole = isinstance(verdict, dict) and {"accepted", "cosine", "rows"} <= set(verdict)
-    return verdict if whole and folder is not None and ((folder / GRAPH).is_file() or not verdict["accepted"]) else None
+    if folder is None or not isinstance(verdict, dict) or not {"accepted", "cosine", "rows"} <= set(verdict):
+        return None
+    return verdict if (folder / GRAPH).is_file() or not verdict["accepted"] else None

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +132,15 @@ def _measure(
     cosines: dict[str, float | None] = {}
     for name, (_, compute) in contenders.items():
         same_weights = not name.startswith("open_clip")
-        given = _unit(torch.cat([_unit(compute(part)) for part in rest[:CHECKED].split(16)])) if same_weights else None
+        given = (
+            _unit(torch.cat([_unit(compute(part)) for part in torch.split(rest[:CHECKED], 16)]))
+            if same_weights
+            else None
+        )
         cosines[name] = None if given is None else float((given * wanted).sum(-1).mean())
     for batch in batches:
         x = rest[:batch].contiguous()
-        calls = {name: (lambda c=compute: c(x)) for name, (_, compute) in contenders.items()}
+        calls = {name: partial(compute, x) for name, (_, compute) in contenders.items()}
         clock = time.process_time if cpu_time else time.perf_counter
         count = rounds or ROUNDS.get(batch, 5)
         timings = interleaved(calls, rounds=count, warmup=2 if batch < 16 else 1, clock=clock)
@@ -175,7 +180,7 @@ def ours(folder: Path, dtype: str, engine: str, calibration: Tensor) -> tuple[st
     """Sightline's picture tower with an engine; its precision, and pixels → embeddings."""
     where = runtime.place("auto", dtype)
     model: Model[Any] = model_class(folder).from_folder(folder, dtype=where.dtype, device=where.device)
-    batches = [{"pixel_values": part} for part in calibration.split(16)]
+    batches = [{"pixel_values": part} for part in torch.split(calibration, 16)]
     example = {"pixel_values": calibration[:2]}
     found = runtime.engine(ImageTower(model), example, engine, calibration=lambda: batches)  # type: ignore[arg-type]
     if found.note:
@@ -188,12 +193,11 @@ def table(rows: list[Row]) -> str:
     lines = [machine()]
     for model, batch in dict.fromkeys((r.model, r.batch) for r in rows):
         here = [r for r in rows if (r.model, r.batch) == (model, batch)]
-        lines += ["", f"CLIP picture tower {model}, batch {batch}, medians of {here[0].timing.rounds} interleaved rounds"]
+        rounds = here[0].timing.rounds
+        lines += ["", f"CLIP picture tower {model}, batch {batch}, medians of {rounds} interleaved rounds"]
         for row in here:
             cosine = "" if row.cosine is None else f"  cosine {row.cosine:.5f}"
-            lines.append(
-                f"  {row.name:<22} {row.precision:<9} {row.rate:8.1f} pictures/s  {row.ratio:5.2f} ×{cosine}"
-            )
+            lines.append(f"  {row.name:<22} {row.precision:<9} {row.rate:8.1f} pictures/s  {row.ratio:5.2f} ×{cosine}")
         lines += [f"  {line}" for line in verdicts(here)]
     return "\n".join(lines)
 
@@ -240,4 +244,3 @@ def run(options: argparse.Namespace) -> None:
 
 def _unit(vectors: Any) -> Tensor:
     return F.normalize(torch.as_tensor(vectors).float(), dim=-1)
-

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from sightline.app.bench.peers import quietly
 from sightline.errors import EvaluationError
 from sightline.media import find_pictures, read_picture
 from sightline.models.contrastive.calibration import dead_leaves
+from sightline.models.contrastive.clip import CLIP
 from sightline.models.contrastive.embedder import Embedder
 from sightline.models.zoo import load
 from sightline.runtime.bench import machine
@@ -33,7 +34,11 @@ from sightline.search import Index
 SIZE = (1600, 1200)  # width, height
 TILE = 400  # a mosaic of 4 × 3 photographs
 BATCH = 32
-OURS = {"sightline fp32": ("float32", "auto"), "sightline auto": ("auto", "auto"), "sightline int8": ("auto", "openvino-int8")}
+OURS = {
+    "sightline fp32": ("float32", "auto"),
+    "sightline auto": ("auto", "auto"),
+    "sightline int8": ("auto", "openvino-int8"),
+}
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ def bench_folder(
         embedders = {}
         for name, (dtype, engine) in OURS.items():
             if contenders is None or name in contenders:
-                embedders[name] = Embedder(load(checkpoint, dtype=dtype), engine, BATCH)
+                embedders[name] = Embedder(cast(CLIP, load(checkpoint, dtype=dtype)), engine, BATCH)
                 runs[name] = our_index(embedders[name], base / name.replace(" ", "-"))
         for name, run in runs.items():
             say(f"warming up {name}")
@@ -133,7 +138,8 @@ def their_loop(checkpoint: Path) -> Callable[[Path], dict[str, np.ndarray]]:
         processor = transformers.CLIPImageProcessor.from_pretrained(checkpoint)
 
     def run(folder: Path) -> dict[str, np.ndarray]:
-        paths, found = sorted(folder.glob("*.jpg")), {}
+        paths = sorted(folder.glob("*.jpg"))
+        found: dict[str, np.ndarray] = {}
         for start in range(0, len(paths), BATCH):
             some = paths[start : start + BATCH]
             inputs = processor(images=[Image.open(path).convert("RGB") for path in some], return_tensors="pt")

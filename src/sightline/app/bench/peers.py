@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sightline.runtime.openvino import silence
+from sightline.runtime.openvino import core, silence  # which see to it that nothing is reported home
 
 Compute = Callable[[Tensor], Any]
 Builder = Callable[[Any, Tensor], Compute]
@@ -69,7 +69,8 @@ def open_clip_fp32(theirs: Any, calibration: Tensor, dtype: torch.dtype = torch.
     from open_clip.model import CLIP
 
     c = theirs.config
-    vision = {"image_size": c.image_size, "layers": c.num_hidden_layers, "width": c.hidden_size, "patch_size": c.patch_size}
+    size, layers, width, patch = c.image_size, c.num_hidden_layers, c.hidden_size, c.patch_size
+    vision = {"image_size": size, "layers": layers, "width": width, "patch_size": patch}
     text = {"context_length": 7, "vocab_size": 11, "width": 64, "heads": 1, "layers": 1}
     tower = CLIP(c.projection_dim, vision, text, quick_gelu=True).visual.to(dtype).eval()
 
@@ -112,7 +113,7 @@ def _onnx_int8(path: str, calibration: Tensor) -> str:
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.rows: Iterator[Tensor] = iter(calibration[:32].split(1))
+            self.rows: Iterator[Tensor] = iter(torch.split(calibration[:32], 1))
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             row = next(self.rows, None)
@@ -131,8 +132,6 @@ def _onnx_int8(path: str, calibration: Tensor) -> str:
 
 def openvino(theirs: Any, calibration: Tensor, *, hint: str = "f32", int8: bool = False) -> Compute:
     """As its users do: convert_model with an example, default options."""
-    from sightline.runtime.openvino import core  # which sees to it that nothing is reported home
-
     import openvino as ov
 
     with silence(), torch.no_grad():
@@ -140,7 +139,7 @@ def openvino(theirs: Any, calibration: Tensor, *, hint: str = "f32", int8: bool 
         if int8:
             import nncf
 
-            data = nncf.Dataset([row.numpy() for row in calibration.split(1)])
+            data = nncf.Dataset([row.numpy() for row in torch.split(calibration, 1)])
             graph = nncf.quantize(graph, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(calibration))
     options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = core().compile_model(graph, "CPU", options)

@@ -1,4 +1,4 @@
-"""Pictures with the statistics of photographs, made from nothing: what int8 is fitted to when there are too few real ones.
+"""Pictures with the statistics of photographs, made from nothing: int8 is fitted to them when real ones are too few.
 
 Dead leaves (Lee, Mumford & Huang 2001, IJCV 41): discs of every size cover one another, as things in the world do;
 each has its colour and a 1/f texture. Deterministic: the same number of pictures is always the same pictures.

@@ -211,7 +211,8 @@ class Embedder:
 
     def _embed(self, batch: list[Decoded]) -> list[Embedded]:
         ready = [picture for _, picture in batch if isinstance(picture, Picture)]
-        vectors = iter(batched(self._embed_pictures, ready, what="pictures") if ready else [])
+        rows: list[np.ndarray] = batched(self._embed_pictures, ready, what="pictures") if ready else []
+        vectors = iter(rows)
         results = []
         for item, picture in batch:
             if isinstance(picture, PictureError):
