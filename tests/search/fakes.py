@@ -83,7 +83,7 @@ class FakeEmbedder:
 
     @property
     def files(self) -> list[Path]:
-        """Those that were files; an update also embeds the patterns of the cohort."""
+        """Those that were files; an update also embeds the scenes of the cohort."""
         return [item for item in self.seen if isinstance(item, Path)]
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:

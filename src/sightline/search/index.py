@@ -147,7 +147,7 @@ class Index:
         kind: "text" or "picture", which decides the null that hits are compared with (see null.py).
         exclude: unit vectors of texts. A picture is left out when a search for such a text would call it a match, or
             when it fits that text better than the query (fit: null.py, step 1).
-        min_percentile: what makes a match; by default 99 for texts, 50 for pictures.
+        min_percentile: what makes a match; by default 97 for texts, 50 for pictures.
         skip: (path, content hash) → True for pictures that are not to be found, as the query picture itself.
         """
         vector = self._checked(vector[None])[0]

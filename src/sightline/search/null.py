@@ -1,21 +1,22 @@
 """When is the best hit an answer? Compare it with the best hits of texts that have none.
 
-A search always has a best hit, and its cosine means little: it shifts with the model, the index and the wording. So
-every index is calibrated, with its own model, by a fixed list of null prompts (null_prompts.txt) and a fixed cohort of
-pictures that show nothing (cohort.py):
+A search always has a best hit, and its cosine means little: it shifts with the model, the index and the wording (the
+built-in CLIP gives nonsense a higher mean cosine than true captions). So every index is calibrated, with its own model,
+by a fixed list of null prompts (null_prompts.txt) and a cohort of pictures: 64 drawn scenes (cohort.py) and 64 of its
+own, by chance.
 
-1. The *fit* of a picture and a text is their cosine, less what this text gets from pictures of nothing (median over
-   the cohort), and then in units of what this picture gets from unrelated texts (mean and standard deviation over the
+1. The *fit* of a picture and a text is their cosine, less what this text gets from other pictures (the lower quartile
+   over the cohort), and then in units of what this picture gets from other texts (mean and standard deviation over the
    null prompts, shifted alike). So neither a text that lies near to all pictures nor a picture that scores on
-   everything, such as a logo or a plain wall, has a head start.
+   everything, such as a logo or a plain wall, has a head start. The quartile, and not the mean, so that a text which
+   most of the index answers is not measured against its own answers.
 2. The nonsense and abstract prompts describe nothing that can be seen; the best fit that each gets on this index is
    what chance gives on an index of this size. (Prompts that name things serve in step 1 only: the index may hold them.)
 3. A hit's percentile is the share of those best fits that are worse than its own; it is a match from
    `min_percentile` on.
 
-So a nonsense text matches about as rarely as 100 − min_percentile says, for 8 pictures as for a million, and a text
-that most of the index answers is not punished for it. Step 1 is the score normalisation of speaker verification
-(Z-norm and T-norm; Auckenthaler et al. 2000, doi:10.1006/dspr.1999.0360).
+So a nonsense text matches about as rarely as 100 − min_percentile says, for 8 pictures as for a million. Step 1 is
+score normalisation as in speaker verification (Z-norm, T-norm; Auckenthaler et al. 2000, doi:10.1006/dspr.1999.0360).
 
 A picture as the query is compared with what the index's own pictures score with their nearest neighbours: its hits
 match when they are nearer than PICTURE_PERCENTILE of those are.
@@ -37,9 +38,10 @@ from safetensors.numpy import load, save
 
 from sightline.errors import StoreError
 
-MIN_PERCENTILE = 99.0
+MIN_PERCENTILE = 97.0
 PICTURE_PERCENTILE = 50.0
 NOTE = "calibration"
+LOW = 0.25  # the quantile of step 1
 GROWTH = 1.1  # calibrate again when the index holds more than this many times the rows it had
 
 
@@ -60,7 +62,7 @@ def null_prompts() -> tuple[list[str], int]:
 
 @dataclasses.dataclass(frozen=True)
 class Nulls:
-    """Unit vectors of the null prompts and of the cohort, by the index's model; they do not depend on the index."""
+    """Unit vectors of null prompts and cohort, by the index's model. The cohort's drawn scenes come first."""
 
     prompts: Float32[np.ndarray, "prompts dim"]
     cohort: Float32[np.ndarray, "cohort dim"]
@@ -70,9 +72,9 @@ class Nulls:
         return self.offset(self.prompts)
 
     def offset(self, texts: Float32[np.ndarray, "n dim"]) -> Float32[np.ndarray, " n"]:
-        """What each text gets from pictures of nothing."""
-        middle: Float32[np.ndarray, " n"] = np.median(self.cohort @ texts.T, axis=0)
-        return middle
+        """What each text gets from pictures that are not about it."""
+        low: Float32[np.ndarray, " n"] = np.quantile(self.cohort @ texts.T, LOW, axis=0).astype(np.float32)
+        return low
 
     def spread(
         self, cosines: Float32[np.ndarray, "n prompts"]

@@ -148,7 +148,12 @@ def fastest_multiply(codes: Int8[Tensor, "rows dim"]) -> Multiply:
             times.append(time.perf_counter() - start)
         return min(times)
 
-    return _float_multiply if 4 * seconds(_float_multiply) < seconds(torch._int_mm) else torch._int_mm
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # with more, a busy machine's scheduler is what would be measured
+    try:
+        return _float_multiply if 4 * seconds(_float_multiply) < seconds(torch._int_mm) else torch._int_mm
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _float_multiply(left: Int8[Tensor, "rows dim"], right: Int8[Tensor, "dim queries"]) -> Tensor:

@@ -65,20 +65,23 @@ def bench_embed(
     quick: bool = False,
     rounds: int | None = None,
     cpu_time: bool = False,
+    only: Iterable[str] | None = None,
 ) -> list[Row]:
     """Measure. models: "b32", "b16" (random weights) or folders that transformers wrote.
 
     pictures: a folder to calibrate int8 and take cosines on; without it, made pictures.
     cpu_time: count processor time on one thread, for a busy machine.
+    only: names of contenders to measure (transformers fp32 always is); by default all.
     quick: B/32 at batch 1 and 16 without the peers that take minutes to build.
     """
     if quick:
         models, batches = list(models)[:1], [b for b in batches if b <= 16]
+    chosen = set(only or [*PEERS, *OURS]) - (SLOW_TO_BUILD if quick else set()) | {BASE}
     rows = []
     for model in models:
         with tempfile.TemporaryDirectory() as scratch:
             folder = random_clip(Path(scratch), PATCH[model]) if model in PATCH else Path(model)
-            rows += list(_measure(model, folder, list(batches), pictures, quick, rounds, cpu_time))
+            rows += list(_measure(model, folder, list(batches), pictures, chosen, rounds, cpu_time))
     return rows
 
 
@@ -121,23 +124,19 @@ def _measure(
     folder: Path,
     batches: list[int],
     pictures: str | Path | None,
-    quick: bool,
+    chosen: set[str],
     rounds: int | None,
     cpu_time: bool,
 ) -> Iterable[Row]:
     pixels = photographs(pictures, max(CALIBRATION + CHECKED, CALIBRATION + max(batches)))
     calibration, rest = pixels[:CALIBRATION], pixels[CALIBRATION:]
-    contenders = dict(_contenders(folder, calibration, quick))
+    contenders = dict(_contenders(folder, calibration, chosen))
     wanted = _unit(contenders[BASE][1](rest[:CHECKED]))
     cosines: dict[str, float | None] = {}
     for name, (_, compute) in contenders.items():
         same_weights = not name.startswith("open_clip")
-        given = (
-            _unit(torch.cat([_unit(compute(part)) for part in torch.split(rest[:CHECKED], 16)]))
-            if same_weights
-            else None
-        )
-        cosines[name] = None if given is None else float((given * wanted).sum(-1).mean())
+        parts = [_unit(compute(part)) for part in torch.split(rest[:CHECKED], 16)] if same_weights else []
+        cosines[name] = float((torch.cat(parts) * wanted).sum(-1).mean()) if parts else None
     for batch in batches:
         x = rest[:batch].contiguous()
         calls = {name: partial(compute, x) for name, (_, compute) in contenders.items()}
@@ -150,14 +149,14 @@ def _measure(
             yield Row(model, batch, name, precision, rate, base / timing.median, cosines[name], timing)
 
 
-def _contenders(folder: Path, calibration: Tensor, quick: bool) -> Iterable[tuple[str, tuple[str, Compute]]]:
+def _contenders(folder: Path, calibration: Tensor, chosen: set[str]) -> Iterable[tuple[str, tuple[str, Compute]]]:
     import transformers
 
     transformers.logging.set_verbosity_error()
     with quietly():
         theirs = transformers.CLIPVisionModelWithProjection.from_pretrained(folder).eval()
     for name, (precision, build) in PEERS.items():
-        if quick and name in SLOW_TO_BUILD:
+        if name not in chosen:
             continue
         say(f"building {name}")
         try:
@@ -169,6 +168,8 @@ def _contenders(folder: Path, calibration: Tensor, quick: bool) -> Iterable[tupl
             continue
         yield name, (precision, compute)
     for name, (dtype, engine) in OURS.items():
+        if name not in chosen:
+            continue
         say(f"building {name}")
         try:
             yield name, ours(folder, dtype, engine, calibration)
@@ -224,6 +225,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", default="1,16,64", help="batch sizes, with commas")
     parser.add_argument("--pictures", default=None, help="a folder of photographs for int8 and cosines")
     parser.add_argument("--quick", action="store_true", help="B/32, batch 1 and 16, fewer peers")
+    parser.add_argument("--only", default=None, help='names of contenders, with commas: "openvino bf16,sightline auto"')
     parser.add_argument("--rounds", type=int, default=None)
     parser.add_argument("--cpu-time", action="store_true", help="processor time on one thread, for a busy machine")
 
@@ -238,6 +240,7 @@ def run(options: argparse.Namespace) -> None:
         quick=options.quick,
         rounds=options.rounds,
         cpu_time=options.cpu_time,
+        only=options.only.split(",") if options.only else None,
     )
     print(table(rows))
 

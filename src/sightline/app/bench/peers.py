@@ -39,7 +39,7 @@ class Embeds(torch.nn.Module):
 
 
 def eager(theirs: Any, calibration: Tensor, dtype: torch.dtype = torch.float32) -> Compute:
-    module = Embeds(copy.deepcopy(theirs).to(dtype)).eval()
+    module = Embeds(theirs if dtype == torch.float32 else copy.deepcopy(theirs).to(dtype)).eval()
 
     def compute(pixels: Tensor) -> Tensor:
         with torch.inference_mode():
