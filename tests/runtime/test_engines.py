@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -98,12 +99,15 @@ def test_eager_batch_equals_its_rows(tower: Tower, pixels: Tensor) -> None:
 
 
 @pytest.mark.usefixtures("openvino")
-def test_results_outlive_the_next_call(awake: Any, pixels: Tensor) -> None:
+def test_results_outlive_the_next_call_and_threads_take_turns(awake: Any, pixels: Tensor) -> None:
     fast = engine(Tower(awake(CLIPVision(TINY))), {"pixel_values": pixels}, "openvino")
     first = fast(pixel_values=pixels)
     copy = first.clone()
     fast(pixel_values=pixels.flip(0))
     assert torch.equal(first, copy)
+    with ThreadPoolExecutor(4) as pool:
+        for row, given in zip(copy, pool.map(lambda x: fast(pixel_values=x), pixels.split(1)), strict=True):
+            torch.testing.assert_close(given[0], row, atol=1e-6, rtol=0)
 
 
 @pytest.mark.usefixtures("openvino")

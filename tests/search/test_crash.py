@@ -93,10 +93,10 @@ def test_another_process_is_refused_and_its_death_frees_the_lock(tmp_path: Path)
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB. Linux and root only, so on other machines the fast test with an injected fault stands."""
+    """A file system of 4 MiB. Linux and root only, so on other machines the fast test with an injected fault stands."""
     folder = tmp_path / "tiny"
     folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True)
     if made.returncode:
         pytest.skip(f"no file system can be mounted here ({made.stderr.decode().strip()})")
     yield folder
@@ -107,7 +107,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_is_really_full(tiny_disk: Path, tmp_path: Path) -> None:
     pictures = {str(path) for path in album(tmp_path / "album", 1500)}
     index = Index.create(tiny_disk / "index", FakeEmbedder().manifest)
-    (tiny_disk / "ballast").write_bytes(bytes(700_000))
+    (tiny_disk / "ballast").write_bytes(bytes(3_700_000))
     report = index.update(tmp_path / "album", FakeEmbedder(), batch=BATCH)
     assert "no space is left" in report.stopped and 0 < report.total < 1500
     assert check_prefix(tiny_disk / "index", pictures) == report.total

@@ -214,10 +214,13 @@ def test_a_damaged_store_is_a_sentence(index: Index, pictures: Path, what: str) 
         rows(opened)
 
 
-def test_pieces_do_not_pile_up(index: Index, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("tidy", [2, 1000])
+def test_pieces_do_not_pile_up(index: Index, pictures: Path, monkeypatch: pytest.MonkeyPatch, tidy: int) -> None:
+    """23 pictures saved two by two make 12 pieces; they are merged on the way (tidy 2) and at the end."""
     monkeypatch.setattr("sightline.search.lance.MANY_PIECES", 4)
+    monkeypatch.setattr("sightline.search.update.TIDY", tidy)
     index.update(pictures, FakeEmbedder(), batch=2)
-    assert index.store._table.stats()["fragment_stats"]["num_fragments"] == 1
+    assert index.store._table.stats()["fragment_stats"]["num_fragments"] <= 5
     check(index, pictures)
 
 
@@ -238,3 +241,15 @@ def test_progress_counts_every_file_once(index: Index, pictures: Path) -> None:
     index.update(pictures, FakeEmbedder(), progress=seen.append, batch=5)
     assert [p.done for p in seen] == list(range(1, 25)) and {p.total for p in seen} == {24}
     assert seen[-1].failed == 1 and seen[-1].seconds_left == 0
+
+
+def test_what_a_kill_left_half_made_is_made_anew(pictures: Path, tmp_path: Path) -> None:
+    """Folders without any version, as a kill or a full disk leaves them while a table is created."""
+    (tmp_path / "half" / "pictures.lance" / "data").mkdir(parents=True)
+    (tmp_path / "half" / "notes.lance" / "_versions").mkdir(parents=True)
+    with pytest.raises(StoreError, match="holds no index"):
+        Index.open(tmp_path / "half")
+    index = Index.open_or_create(tmp_path / "half", manifest())
+    assert not index.update(pictures, FakeEmbedder()).failed
+    assert Index.open(index.folder).calibration is not None
+    check(index, pictures)

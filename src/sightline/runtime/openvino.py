@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ GRAPH = "graph.xml"
 
 
 class OpenVINO:
-    """A compiled graph. Not for several threads at once: it has one set of buffers."""
+    """A compiled graph. It has one set of buffers, so threads that call it take turns."""
 
     def __init__(self, graph: Any, names: tuple[str, ...], precision: str, *, rest: str = "", note: str = "") -> None:
         """graph: an openvino.Model; rest: the hint for what an int8 graph leaves unquantised."""
@@ -38,6 +39,7 @@ class OpenVINO:
         self.names, self.precision, self.note = names, precision, note
         self._compiled = core().compile_model(graph, "CPU", options(rest or HINTS[precision]))
         self._request = self._compiled.create_infer_request()
+        self._turn = Lock()
 
     @classmethod
     def convert(cls, module: nn.Module, example: Mapping[str, Tensor], key: str = "") -> OpenVINO:
@@ -46,7 +48,8 @@ class OpenVINO:
 
     def __call__(self, **inputs: Tensor) -> Tensor:
         arrays = [_array(inputs[name]) for name in self.names]
-        results = self._request.infer(arrays, share_inputs=True)
+        with self._turn:
+            results = self._request.infer(arrays, share_inputs=True)
         return torch.from_numpy(results[0])
 
 

@@ -24,7 +24,7 @@ from sightline.search.calibrate import calibrated
 from sightline.search.duplicates import find_duplicates
 from sightline.search.filters import Where
 from sightline.search.hits import DuplicateGroup, Progress, Results, UpdateReport
-from sightline.search.lance import TABLE, LanceStore
+from sightline.search.lance import NOTES, TABLE, LanceStore
 from sightline.search.lock import LOCK_NAME, writer_lock
 from sightline.search.null import Calibration
 from sightline.search.query import Query, answer
@@ -33,6 +33,7 @@ from sightline.search.store import Store
 from sightline.search.update import BATCH, REPORT_NAME, Embedder, Update, content_hash
 
 NEAR = 0.95
+OURS = {LOCK_NAME, REPORT_NAME, f"{TABLE}.lance", f"{NOTES}.lance"}  # what an index folder holds
 
 
 class Index:
@@ -52,21 +53,21 @@ class Index:
         if _is_local(location):
             try:
                 os.makedirs(location, exist_ok=True)
-                others = sorted(set(os.listdir(location)) - {LOCK_NAME, REPORT_NAME})
+                others = sorted(set(os.listdir(location)) - OURS)
             except OSError as error:
                 raise StoreError(f"{location} cannot be made a folder ({(error.strerror or '').lower()}).") from None
-            if f"{TABLE}.lance" in others:
-                raise StoreError(f"{location} holds an index already; open it, or name another folder.")
             if others:
                 raise StoreError(f"{location} holds other things ({others[0]}, …); name a new or an empty folder.")
         with _writing(location):
+            if LanceStore.exists(location):
+                raise StoreError(f"{location} holds an index already; open it, or name another folder.")
             return cls(location, LanceStore.create(location, manifest))
 
     @classmethod
     def open(cls, folder: str | Path, manifest: Manifest | None = None) -> Self:
         """Raises StoreError when there is no index, ManifestError when it was made by another model than `manifest`."""
         location = os.fspath(folder)
-        if _is_local(location) and not os.path.isdir(os.path.join(location, f"{TABLE}.lance")):
+        if _is_local(location) and not LanceStore.exists(location):
             raise StoreError(f"{location} holds no index; make one with `sightline index FOLDER --to {location}`.")
         store = LanceStore.open(location)
         if manifest is not None:
@@ -76,11 +77,7 @@ class Index:
     @classmethod
     def open_or_create(cls, folder: str | Path, manifest: Manifest) -> Self:
         location = os.fspath(folder)
-        if _is_local(location):
-            there = os.path.isdir(os.path.join(location, f"{TABLE}.lance"))
-        else:
-            there = LanceStore.exists(location)
-        return cls.open(location, manifest) if there else cls.create(location, manifest)
+        return cls.open(location, manifest) if LanceStore.exists(location) else cls.create(location, manifest)
 
     @property
     def manifest(self) -> Manifest:
@@ -123,9 +120,11 @@ class Index:
             if not report.stopped:
                 try:
                     self._calibrate(embedder)
+                    self.store.compact()
                 except StoreError as error:
                     report.stopped = str(error)
                     job.fail("index", str(error))
+                self.refresh()
             report.total = len(self.store.snapshot())
             job.log({key: value for key, value in report.to_dict().items() if key != "failed"})
         return report

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Self
 
+os.environ.setdefault("LANCE_LOG", "error")  # a table that does not exist yet is no warning to a user
 import lancedb
 import numpy as np
 import pyarrow as pa
@@ -29,9 +31,9 @@ from sightline.search.store import Codes, Known, Row
 
 TABLE, NOTES = "pictures", "notes"
 MANIFEST_KEY = b"sightline.manifest"
-MANY_PIECES = 256  # fragments; reading slows down measurably from about a thousand
+MANY_PIECES = 256  # small fragments; reading slows down measurably from about a thousand
 PATHS_PER_STATEMENT = 500
-GRACE = timedelta(minutes=1)  # how long readers in other processes may stay on a version that was replaced
+GRACE = timedelta(seconds=2)  # a replaced version stays this long: enough for a search that is going on
 NO_SPACE = ("no space left", "os error 28", "disk quota exceeded", "os error 122", "not enough space")
 
 
@@ -63,6 +65,10 @@ def faults(location: str, what: str) -> Iterator[None]:
             raise StoreError(f"no space is left for {location}; free some and run the same command again.") from error
         if isinstance(error, PermissionError) or "permission denied" in text.lower():
             raise StoreError(f"{location} may not be {what}; change its permissions or name another folder.") from error
+        if what == "read" and "not found" in text.lower():
+            raise StoreError(
+                f"{location} was written to while it was read, or is damaged: a file of it is missing; try again."
+            ) from error
         raise StoreError(
             f"{location} cannot be {what}: it is damaged or no index of this version ({text[:200]}); "
             "delete the folder and index again (pictures are never touched)."
@@ -175,11 +181,15 @@ class LanceStore:
     def create(cls, location: str, manifest: Manifest) -> Self:
         with faults(location, "written"):
             database = lancedb.connect(location)
-            table = database.create_table(TABLE, schema=schema(manifest))
+            table = database.create_table(TABLE, schema=schema(manifest), mode="overwrite")
             return cls(location, database, table, manifest)
 
     @classmethod
     def exists(cls, location: str) -> bool:
+        """Whether there is an index; one that a kill left half made, without any version, is none."""
+        if "://" not in location:
+            versions = os.path.join(location, f"{TABLE}.lance", "_versions")
+            return os.path.isdir(versions) and any(name.endswith(".manifest") for name in os.listdir(versions))
         with faults(location, "read"):
             return TABLE in lancedb.connect(location).list_tables().tables
 
@@ -237,27 +247,35 @@ class LanceStore:
 
     def compact(self, *, always: bool = False) -> None:
         with faults(self.location, "written"):
-            pieces = self._table.stats()["fragment_stats"]["num_fragments"]
+            pieces = self._table.stats()["fragment_stats"]["num_small_fragments"]
             if always or pieces > MANY_PIECES:
                 # we hold the writer lock, so what no version names was left by a writer that died
                 self._table.optimize(cleanup_older_than=GRACE, delete_unverified=True)
 
     def put_note(self, name: str, data: bytes) -> None:
         with faults(self.location, "written"):
+            notes = self._notes()
             table = pa.table({"name": [name], "data": pa.array([data], pa.large_binary())})
-            if NOTES in self._database.list_tables().tables:
-                notes = self._database.open_table(NOTES)
+            if notes is None:
+                self._database.create_table(NOTES, table, mode="overwrite")
+            else:
                 notes.merge_insert("name").when_matched_update_all().when_not_matched_insert_all().execute(table)
                 notes.optimize(cleanup_older_than=GRACE, delete_unverified=True)
-            else:
-                self._database.create_table(NOTES, table)
 
     def get_note(self, name: str) -> bytes | None:
         with faults(self.location, "read"):
-            if NOTES not in self._database.list_tables().tables:
+            notes = self._notes()
+            if notes is None:
                 return None
-            found = self._database.open_table(NOTES).search().where(f"name = {_quoted(name)}").to_arrow()
+            found = notes.search().where(f"name = {_quoted(name)}").to_arrow()
             return bytes(found.column("data")[0].as_py()) if len(found) else None
+
+    def _notes(self) -> Any:
+        """The table, or None where it was never made, or a kill or a full disk left it half made."""
+        try:
+            return self._database.open_table(NOTES)
+        except (ValueError, FileNotFoundError):
+            return None
 
 
 def _quoted(text: str) -> str:

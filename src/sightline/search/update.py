@@ -29,6 +29,7 @@ from sightline.search.store import Row, Store
 
 BATCH = 128  # pictures per save, and so the most that a kill can lose
 REPORT_NAME = "report.jsonl"
+TIDY = 64  # saves after which the store may merge its pieces
 
 
 class Embedded(Protocol):
@@ -101,6 +102,7 @@ class Update:
         self._stale: set[str] = set()  # rows that no longer describe their file
         self._fresh: dict[str, list[File]] = {}  # content hash → files that wait for one vector
         self._later: list[File] = []  # files whose content the store has under some name, or will have
+        self._saves = 0
         self._done, self._total, self._started = 0, 0, time.monotonic()
 
     def run(self, sources: str | Path | Iterable[str | Path], *, forget: bool = False) -> UpdateReport:
@@ -120,7 +122,6 @@ class Update:
             self._take_over(gone)
             self.store.remove([*gone, *sorted(self._stale & self._known.keys())])
             self.report.deleted = len(gone) - self.report.moved
-            self.store.compact()
         except StoreError as error:
             self.report.stopped = str(error)
             self.fail("index", str(error))
@@ -191,6 +192,9 @@ class Update:
                 if len(ready) >= self.batch:
                     full, ready = ready, []
                     self._save(full)
+                    self._saves += 1
+                    if self._saves % TIDY == 0:
+                        self.store.compact()
         except StoreError:
             raise
         except SightlineError:  # the model gave up: what it had done is saved all the same
