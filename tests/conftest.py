@@ -19,9 +19,9 @@ CHECKED = install_import_hook(
     "typecheck.typechecked",
 )
 
-import pytest
-import torch
-from torch import nn
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -100,7 +100,9 @@ def test_nothing_runs_code_from_a_file() -> None:
 
 
 def test_every_file_holds_one_idea() -> None:
-    long = {str(f.relative_to(SOURCE)): n for f in FILES if (n := len(f.read_text(encoding="utf-8").splitlines())) > 350}
+    long = {
+        str(f.relative_to(SOURCE)): n for f in FILES if (n := len(f.read_text(encoding="utf-8").splitlines())) > 350
+    }
     assert not long, f"files above 350 lines: {long}"
 
 
@@ -129,7 +131,18 @@ def run_help(*arguments: str) -> tuple[float, str]:
 
 def test_help_is_quick_and_imports_no_torch() -> None:
     runs = [run_help() for _ in range(3)]
-    for verb in ("embed", "classify", "index", "search", "duplicates", "world", "train", "evaluate", "inspect", "doctor"):
+    for verb in (
+        "embed",
+        "classify",
+        "index",
+        "search",
+        "duplicates",
+        "world",
+        "train",
+        "evaluate",
+        "inspect",
+        "doctor",
+    ):
         assert verb in runs[0][1]
     assert "LOADED []" in runs[0][1]
     # 0.7 s is the promise; a busy test machine gets twice that before it counts as broken.

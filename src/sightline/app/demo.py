@@ -109,9 +109,7 @@ def report(
     indexed: Indexed, found: Found, alike: Found, labels: Classification, truth: dict[str, str], groups: Duplicates
 ) -> Report:
     """One page with everything that was done."""
-    page = Report(
-        "Sightline demo", f"Made with {BUILT_IN}, which knows tables with things on them, not photographs."
-    )
+    page = Report("Sightline demo", f"Made with {BUILT_IN}, which knows tables with things on them, not photographs.")
     r = indexed.report
     right = sum(one.labels[0].label == truth[Path(one.picture).stem] for one in labels.pictures)
     matched = sum(result.match for result in found.results)
@@ -124,13 +122,17 @@ def report(
             (f"{len(r.failed)}", "left out"),
         ]
     )
-    page.heading("Search by words", "Each hit has its cosine, and the percentile against queries that mean nothing here.")
+    page.heading(
+        "Search by words", "Each hit has its cosine, and the percentile against queries that mean nothing here."
+    )
     for result in found.results:
         add_result(page, result)
     page.heading("Search by example")
     for result in alike.results:
         add_result(page, result)
-    page.heading("Labels without training on labels", "Zero-shot: probability over the twelve kinds given, and the cosine.")
+    page.heading(
+        "Labels without training on labels", "Zero-shot: probability over the twelve kinds given, and the cosine."
+    )
     page.cards([labelled(one) for one in labels.pictures])
     page.heading("Duplicates")
     add_groups(page, groups)

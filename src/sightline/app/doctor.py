@@ -16,7 +16,18 @@ from sightline.app.golden import FILE, TOLERANCE, difference
 from sightline.app.output import human_bytes
 from sightline.app.verbs.result import Result
 
-CORE = ("torch", "numpy", "safetensors", "tokenizers", "huggingface_hub", "pillow", "simplejpeg", "jaxtyping", "typer", "lancedb")
+CORE = (
+    "torch",
+    "numpy",
+    "safetensors",
+    "tokenizers",
+    "huggingface_hub",
+    "pillow",
+    "simplejpeg",
+    "jaxtyping",
+    "typer",
+    "lancedb",
+)
 EXTRAS = {
     "openvino": ("openvino", "faster on CPUs, int8: pip install 'sightline[fast]'"),
     "nncf": ("nncf", "makes int8 models for openvino: pip install 'sightline[fast]'"),
@@ -54,7 +65,9 @@ def doctor() -> Diagnosis:
         try:
             checks += look()
         except Exception as error:  # a doctor does not die of the patient's illness
-            checks.append(Check(look.__name__.strip("_"), BAD, f"this check itself failed: {type(error).__name__}: {error}"))
+            checks.append(
+                Check(look.__name__.strip("_"), BAD, f"this check itself failed: {type(error).__name__}: {error}")
+            )
     return Diagnosis(checks=checks)
 
 
@@ -78,7 +91,9 @@ def _torch() -> Iterator[Check]:
     where = place()
     yield Check("threads", GOOD, f"{torch.get_num_threads()} for torch on {os.cpu_count()} cores")
     native = "computed natively" if where.dtype == torch.bfloat16 else "not native here, so auto means float32"
-    yield Check("device", GOOD, f"auto is {where.device} in {str(where.dtype).removeprefix('torch.')}; bfloat16 is {native}")
+    yield Check(
+        "device", GOOD, f"auto is {where.device} in {str(where.dtype).removeprefix('torch.')}; bfloat16 is {native}"
+    )
     x = torch.linspace(-1, 1, 64).reshape(8, 8)
     exact = (x.double() @ x.double().T).float()
     off = float((x @ x.T - exact).abs().max())
@@ -137,7 +152,9 @@ def _disk(name: str, folder: Path) -> Check:
     there = next(p for p in (folder, *folder.parents) if p.exists())
     free = shutil.disk_usage(there).free
     words = f"{human_bytes(free)} free in {folder}"
-    return Check(name, GOOD, words) if free >= LEAST_FREE else Check(name, NOTE, f"only {words}; long jobs may stop early")
+    return (
+        Check(name, GOOD, words) if free >= LEAST_FREE else Check(name, NOTE, f"only {words}; long jobs may stop early")
+    )
 
 
 def _version(package: str) -> str:
@@ -145,5 +162,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return ""
-
-

@@ -104,7 +104,9 @@ def heat_map(
     for row in range(rows):
         if row < len(row_labels):
             text = row_labels[row]
-            draw.text((left - 8 - letters.getlength(text), top + row * cell + cell / 2 - 9), text, font=letters, fill=INK)
+            draw.text(
+                (left - 8 - letters.getlength(text), top + row * cell + cell / 2 - 9), text, font=letters, fill=INK
+            )
         if row < len(thumbnails):
             tile = thumbnails[row].convert("RGB").resize((thumb - 2, thumb - 2))
             sheet.paste(tile, (8, top + row * cell + (cell - thumb) // 2 + 1))

@@ -18,5 +18,7 @@ Engine = Annotated[str, typer.Option(help="auto, eager, compiled, openvino or op
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures or texts computed at once.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON lines instead of readable text.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Write files (reports, figures, arrays) to this folder.")]
-Sources = Annotated[list[str], typer.Argument(help="Files, folders (with what is below), globs, @LIST, or - for stdin.")]
+Sources = Annotated[
+    list[str], typer.Argument(help="Files, folders (with what is below), globs, @LIST, or - for stdin.")
+]
 Exact = Annotated[bool, typer.Option("--exact", help="Read every pixel as the official processor does (slower).")]

@@ -19,7 +19,9 @@ def search_page(found: Found) -> Report:
     manifest = Index.open(found.index).manifest.to_dict()
     matched = sum(result.match for result in found.results)
     searched = max((r.searched for r in found.results), default=0)
-    page = Report("Search", f"{found.index}: {len(found.results)} queries, {matched} with a match, over {searched:,} pictures")
+    page = Report(
+        "Search", f"{found.index}: {len(found.results)} queries, {matched} with a match, over {searched:,} pictures"
+    )
     for result in found.results:
         add_result(page, result)
     page.failures(found.failed)
@@ -86,7 +88,10 @@ def labelled(one: Any) -> Card:
 def duplicates_page(done: Duplicates) -> Report:
     """Group after group."""
     exact = sum(group.kind == "exact" for group in done.groups)
-    page = Report("Duplicates", f"{exact} groups of equal files, {len(done.groups) - exact} of near-duplicates (cosine ≥ {done.threshold})")
+    page = Report(
+        "Duplicates",
+        f"{exact} groups of equal files, {len(done.groups) - exact} of near-duplicates (cosine ≥ {done.threshold})",
+    )
     add_groups(page, done)
     page.failures(done.failed)
     return page

@@ -59,9 +59,7 @@ class Report:
         """A question and its verdict (match, no match), above the cards that answer it."""
         shown = f'<img src="{self.thumbnail(picture)}" alt="">' if picture is not None else ""
         more = f'<span class="note">{escape(note)}</span>' if note else ""
-        self.sections.append(
-            f'<div class="query">{shown}<h3>{escape(text)}</h3>{badge(verdict, good)}{more}</div>'
-        )
+        self.sections.append(f'<div class="query">{shown}<h3>{escape(text)}</h3>{badge(verdict, good)}{more}</div>')
 
     def cards(self, cards: Sequence[Card]) -> None:
         self.sections.append(f'<div class="cards">{"".join(self._card(card) for card in cards)}</div>')
@@ -69,7 +67,9 @@ class Report:
     def table(self, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         head = "".join(f"<th>{escape(c)}</th>" for c in header)
         body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rows)
-        self.sections.append(f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>')
+        self.sections.append(
+            f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        )
 
     def failures(self, failed: Sequence[Any]) -> None:
         """What was left out, each with its reason; nothing when nothing was."""
@@ -89,7 +89,7 @@ class Report:
         page = (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src \'unsafe-inline\'">'
+            "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
             f"<title>{escape(self.title)}</title><style>{STYLE}</style></head><body><main>"
             f'<header><h1>{escape(self.title)}</h1><p class="note">{escape(self.subtitle)}</p></header>'
             + "\n".join(self.sections)

@@ -7,7 +7,7 @@ Both release the interpreter lock.
 
 Pillow resizes rows first, then columns, rounding in between. Since version 13 it begins with the columns when the
 height shrinks by more than twice as many pixels as the width (Pillow pull request 9549; the factor was measured), so
-very tall pictures differ between versions of Pillow by up to 10/255. The fast engine follows the version installed.
+very tall pictures differ between versions of Pillow by up to 20/255. The fast engine follows the version installed.
 """
 
 from __future__ import annotations

@@ -54,7 +54,12 @@ class Grounded(Objective):
         parts = region_loss(regions, phrases, things, said, model.logit_scale)
         values = F.normalize(model.text_features(batch["value_ids"]).float(), dim=-1)
         names = trait_loss(regions, values, things, batch["value_trait"], model.logit_scale)
-        figures = {"whole": whole.detach(), "regions": parts.detach(), "traits": names.detach(), "scale": model.logit_scale.detach().exp()}
+        figures = {
+            "whole": whole.detach(),
+            "regions": parts.detach(),
+            "traits": names.detach(),
+            "scale": model.logit_scale.detach().exp(),
+        }
         if step.watch:
             best = (image.detach() @ text.detach().T).argmax(1)
             figures["accuracy"] = (best == torch.arange(len(best), device=best.device)).float().mean()

@@ -21,10 +21,10 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from sightline.models.language.tokenizers import Tokenizer
 from sightline.training.batches import Order
 from sightline.training.objective import Batch
 from sightline.training.seeds import mixed
-from sightline.models.language.tokenizers import Tokenizer
 from sightline.worlds import tabletop
 
 SHARD = 2000  # scenes in a shard
@@ -51,7 +51,9 @@ class Shard:
 class SceneBank:
     """`count` scenes of a split at one size, drawn under `folder` unless they are there already."""
 
-    def __init__(self, folder: Path, *, count: int, size: int, patch: int, split: str = "train", quiet: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, count: int, size: int, patch: int, split: str = "train", quiet: bool = False
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         shards = -(-count // SHARD)
         stem = f"{split}-{size}-{patch}"
@@ -64,7 +66,9 @@ class SceneBank:
         self.shards = [_read_shard(path) for path in paths]
         self.count, self.size, self.patch = shards * SHARD, size, patch
         few = [number for number in range(shards) if number % FEW == FEW - 1]
-        self.simple = np.concatenate([np.arange(SHARD) + number * SHARD for number in few]) if few else np.arange(self.count)
+        self.simple = (
+            np.concatenate([np.arange(SHARD) + number * SHARD for number in few]) if few else np.arange(self.count)
+        )
 
     def captions(self) -> Iterator[str]:
         return chain.from_iterable(chain.from_iterable(shard.captions for shard in self.shards))
@@ -106,7 +110,9 @@ class SceneBatches:
             **words,
             "caption_key": torch.tensor([mixed(*caption.encode()) for caption in captions]),
             "region_picture": owners,
-            "region_alone": torch.tensor([shard.first[row + 1] - shard.first[row] == 1 for shard, row in places])[owners],
+            "region_alone": torch.tensor([shard.first[row + 1] - shard.first[row] == 1 for shard, row in places])[
+                owners
+            ],
             "region_weights": cover / cover.sum(1, keepdim=True),
             "region_traits": traits,
             "phrase_traits": said,
@@ -148,14 +154,20 @@ def phrase(said: Sequence[int], rng: np.random.Generator) -> str:
     kind, colour, material, size = (names[n] if n >= 0 else "" for names, n in zip(TRAITS, said, strict=True))
     name = " ".join(word for word in (size, colour, material, kind or "thing") if word)
     article = "an" if name[0] in "aeiou" else "a"
-    return str(rng.choice([name, f"{article} {name}", f"the {name}", f"a photo of {article} {name}", f"{article} {name} on a table"]))
+    return str(
+        rng.choice(
+            [name, f"{article} {name}", f"the {name}", f"a photo of {article} {name}", f"{article} {name} on a table"]
+        )
+    )
 
 
 def _draw_shard(path: Path, number: int, split: str, size: int, patch: int) -> None:
     grid = size // patch
     things = (1, 3) if number % FEW == FEW - 1 else (1, 8)
     pictures, captions, first, traits, cover = [], [], [0], [], []
-    for index, truth in enumerate(tabletop.render_many(range(number * SHARD, (number + 1) * SHARD), split, size, things=things)):
+    for index, truth in enumerate(
+        tabletop.render_many(range(number * SHARD, (number + 1) * SHARD), split, size, things=things)
+    ):
         rng = np.random.default_rng([number, index])
         pictures.append(truth.picture)
         captions.append(tabletop.language.captions(truth, rng, STYLES))

@@ -20,7 +20,12 @@ __all__ = ["scene_batches", "train_tabletop"]
 
 
 def train_tabletop(
-    out: str | Path, *, settings: Iterable[str] = (), resume: str = "auto", bank: Path | None = None, quiet: bool = False
+    out: str | Path,
+    *,
+    settings: Iterable[str] = (),
+    resume: str = "auto",
+    bank: Path | None = None,
+    quiet: bool = False,
 ) -> TrainingResult:
     """From nothing to `out/model`, a CLIP in the official format; resumable at every stage.
 
@@ -28,7 +33,9 @@ def train_tabletop(
     """
     plan = recipe("tabletop", settings)
     out = Path(out)
-    scenes = SceneBank(bank or out / "scenes", count=plan.scenes, size=plan.image_size, patch=plan.patch_size, quiet=quiet)
+    scenes = SceneBank(
+        bank or out / "scenes", count=plan.scenes, size=plan.image_size, patch=plan.patch_size, quiet=quiet
+    )
     tokenizer = train_tokenizer(scenes.captions(), vocab_size=plan.vocab_size, context_length=plan.context_length)
     model = build_clip(plan, tokenizer)
     objective = Grounded(weight=plan.region_weight, text_groups=plan.text_groups)

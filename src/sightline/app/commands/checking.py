@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from sightline.app.doctor import Diagnosis
     from sightline.app.verbs.cost import Cost
 
-bench = typer.Typer(help="Measured speed beside the peers that are installed.", no_args_is_help=True, rich_markup_mode=None)
+bench = typer.Typer(
+    help="Measured speed beside the peers that are installed.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -97,7 +99,9 @@ def _diagnosis(found: Diagnosis) -> str:
 
 def cost(
     reference: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="As --model.")] = None,
-    size: Annotated[str | None, typer.Option("--size", "-s", help="Picture size in pixels: 224, or HEIGHTxWIDTH.")] = None,
+    size: Annotated[
+        str | None, typer.Option("--size", "-s", help="Picture size in pixels: 224, or HEIGHTxWIDTH.")
+    ] = None,
     batch: Annotated[int, typer.Option("--batch-size", min=1, help="Inputs at once.")] = 1,
     model: Model = BUILT_IN,
     as_json: Json = False,
@@ -109,7 +113,7 @@ def cost(
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
-    """"224" → (224, 224); "480x640" → (480, 640)."""
+    """ "224" → (224, 224); "480x640" → (480, 640)."""
     if text is None:
         return None
     found = re.fullmatch(r"\s*(\d{1,6})(?:\s*[x×]\s*(\d{1,6}))?\s*", text)
@@ -127,7 +131,18 @@ def _cost(done: Cost) -> str:
         )
         for t in done.towers
     ]  # fmt: skip
-    header = ("tower", "input", "tokens", "parameters", "FLOPs", "attentions", "heads", "activations", "scores, one layer", "scores, all")
+    header = (
+        "tower",
+        "input",
+        "tokens",
+        "parameters",
+        "FLOPs",
+        "attentions",
+        "heads",
+        "activations",
+        "scores, one layer",
+        "scores, all",
+    )
     batch = f", for a batch of {done.batch_size}" if done.batch_size > 1 else ""
     return "\n".join(
         [

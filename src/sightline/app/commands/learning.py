@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from sightline.app.verbs.training import Checked, Trained
 
 train = typer.Typer(help="Train a model on your own data.", no_args_is_help=True, rich_markup_mode=None)
-evaluate = typer.Typer(help="Score a model, with intervals and a record.", invoke_without_command=True, rich_markup_mode=None)
+evaluate = typer.Typer(
+    help="Score a model, with intervals and a record.", invoke_without_command=True, rich_markup_mode=None
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -30,16 +32,23 @@ def register(app: typer.Typer) -> None:
 
 def contrastive(
     pairs: Annotated[
-        str | None, typer.Argument(help="JSON lines, CSV, parquet, tar shards, COCO captions, or a folder of class folders.")
+        str | None,
+        typer.Argument(help="JSON lines, CSV, parquet, tar shards, COCO captions, or a folder of class folders."),
     ] = None,
-    settings: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the recipe: epochs=5.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The run: log, checkpoints, and the model when it is done.")] = Path(
-        "runs/contrastive"
-    ),
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the recipe: epochs=5.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The run: log, checkpoints, and the model when it is done.")
+    ] = Path("runs/contrastive"),
     recipe: Annotated[str | None, typer.Option(help="flickr, tabletop (draws its own data) or fine-tune.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe (may be repeated).")] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Go on from this checkpoint instead of from scratch.")] = None,
-    template: Annotated[list[str] | None, typer.Option(help="For class folders: a sentence with {} (may be repeated).")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Go on from this checkpoint instead of from scratch.")
+    ] = None,
+    template: Annotated[
+        list[str] | None, typer.Option(help="For class folders: a sentence with {} (may be repeated).")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Only learn 8 pairs by heart, or say what is wrong.")] = False,
     resume: Annotated[str, typer.Option(help="auto, never or must.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
@@ -69,7 +78,9 @@ def _checked(checked: Checked) -> str:
 
 
 def _trained(done: Trained) -> str:
-    figures = ", ".join(f"{name} {value:.4g}" for name, value in done.figures.items() if isinstance(value, (int, float)))
+    figures = ", ".join(
+        f"{name} {value:.4g}" for name, value in done.figures.items() if isinstance(value, (int, float))
+    )
     lines = [f"{done.steps:,} steps in {clock(done.seconds)}" + (f": {figures}" if figures else "")]
     if done.folder is not None:
         lines.append(f"the model is in {done.folder}; use it with --model {done.folder}")
@@ -89,7 +100,9 @@ def evaluating(
         replay(replayed, as_json)
 
 
-def replay(record: Annotated[Path, typer.Argument(help="A record that evaluate wrote.")], as_json: Json = False) -> None:
+def replay(
+    record: Annotated[Path, typer.Argument(help="A record that evaluate wrote.")], as_json: Json = False
+) -> None:
     """Compute the scores of a record again from its raw answers, without the model."""
     from sightline.app.verbs.evaluating import replay as run
 
@@ -98,7 +111,9 @@ def replay(record: Annotated[Path, typer.Argument(help="A record that evaluate w
 
 def retrieval(
     pairs: Annotated[str, typer.Argument(help="Captioned pictures, as `train contrastive` reads them.")],
-    k: Annotated[list[int] | None, typer.Option("-k", min=1, help="Ranks to count (default 1, 5, 10; may be repeated).")] = None,
+    k: Annotated[
+        list[int] | None, typer.Option("-k", min=1, help="Ranks to count (default 1, 5, 10; may be repeated).")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pictures.")] = None,
     model: Model = BUILT_IN,
     device: Device = "auto",
@@ -121,8 +136,12 @@ def retrieval(
 
 def zero_shot(
     pictures: Annotated[str, typer.Argument(help="A folder of class folders, or parquet with labels.")],
-    labels: Annotated[list[str] | None, typer.Option("--labels", "-l", help="Class names in their order, by commas; @FILE.")] = None,
-    templates: Annotated[Path | None, typer.Option(help="A file of sentences with {}: one per line, or a JSON list.")] = None,
+    labels: Annotated[
+        list[str] | None, typer.Option("--labels", "-l", help="Class names in their order, by commas; @FILE.")
+    ] = None,
+    templates: Annotated[
+        Path | None, typer.Option(help="A file of sentences with {}: one per line, or a JSON list.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="So many pictures, spread evenly.")] = None,
     model: Model = BUILT_IN,
     device: Device = "auto",
@@ -145,8 +164,13 @@ def zero_shot(
 
 
 def _scores(done: Evaluation) -> str:
-    rows = [(s.metric, _figure(s.metric, s.value), f"{_figure(s.metric, s.low)} – {_figure(s.metric, s.high)}", s.n) for s in done.scores]
-    head = f"{done.kind} on {done.n:,} pictures" + (", computed again from the raw answers: the same" if done.replayed else "")
+    rows = [
+        (s.metric, _figure(s.metric, s.value), f"{_figure(s.metric, s.low)} – {_figure(s.metric, s.high)}", s.n)
+        for s in done.scores
+    ]
+    head = f"{done.kind} on {done.n:,} pictures" + (
+        ", computed again from the raw answers: the same" if done.replayed else ""
+    )
     lines = [head, table(rows, ("score", "value", "95 % interval", "n"), right=(1, 3))]
     if done.file is not None and not done.replayed:
         lines.append(f"record: {done.file} (sightline evaluate --replay {done.file})")

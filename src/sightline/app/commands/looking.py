@@ -33,7 +33,9 @@ def register(app: typer.Typer) -> None:
 
 def embed(
     sources: Pictures = None,
-    text: Annotated[list[str] | None, typer.Option("--text", "-t", help="Embed this text instead (may be repeated).")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option("--text", "-t", help="Embed this text instead (may be repeated).")
+    ] = None,
     model: Model = BUILT_IN,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -59,7 +61,10 @@ def embed(
 
 
 def _embedded(done: Embeddings) -> str:
-    rows = [(item, " ".join(f"{x:+.3f}" for x in row[:6]) + " …") for item, row in zip(done.items, done.vectors, strict=True)]
+    rows = [
+        (item, " ".join(f"{x:+.3f}" for x in row[:6]) + " …")
+        for item, row in zip(done.items, done.vectors, strict=True)
+    ]
     return table(rows, (done.kind, f"first 6 of {done.vectors.shape[1]} numbers")) if rows else "nothing was embedded."
 
 
@@ -67,9 +72,13 @@ def classify(
     sources: Annotated[list[str], typer.Argument(help="Files, folders, globs, @LIST, or - for stdin.")],
     labels: Annotated[
         list[str] | None,
-        typer.Option("--labels", "-l", help='Labels, separated by commas ("mug, bowl"); may be repeated; @FILE: one per line.'),
+        typer.Option(
+            "--labels", "-l", help='Labels, separated by commas ("mug, bowl"); may be repeated; @FILE: one per line.'
+        ),
     ] = None,
-    template: Annotated[list[str] | None, typer.Option(help="A sentence with {} for the label (may be repeated).")] = None,
+    template: Annotated[
+        list[str] | None, typer.Option(help="A sentence with {} for the label (may be repeated).")
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many labels are shown.")] = 5,
     model: Model = BUILT_IN,
     device: Device = "auto",
@@ -98,7 +107,7 @@ def classify(
 
 
 def split_labels(given: list[str] | None) -> list[str] | None:
-    """"mug, bowl" → two labels; "@FILE" → its lines. None when no labels were given."""
+    """ "mug, bowl" → two labels; "@FILE" → its lines. None when no labels were given."""
     if given is None:
         return None
     found: list[str] = []
@@ -107,7 +116,9 @@ def split_labels(given: list[str] | None) -> list[str] | None:
             try:
                 found += Path(text[1:]).read_text(encoding="utf-8").splitlines()
             except OSError:
-                raise UsageError(f"{text} names a file of labels that cannot be read; check the name after the @.") from None
+                raise UsageError(
+                    f"{text} names a file of labels that cannot be read; check the name after the @."
+                ) from None
         else:
             found += text.split(",")
     return [label.strip() for label in found if label.strip()]
@@ -123,9 +134,15 @@ def _classified(done: Classification) -> str:
 
 def tokens(
     sources: Pictures = None,
-    text: Annotated[list[str] | None, typer.Option("--text", "-t", help="A column of the similarity matrix (may be repeated).")] = None,
-    pairs: Annotated[Path | None, typer.Option(help="JSON lines of image and caption: rows and columns of the matrix.")] = None,
-    before: Annotated[str | None, typer.Option(help="A checkpoint to compare with: similarity before and after training.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option("--text", "-t", help="A column of the similarity matrix (may be repeated).")
+    ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="JSON lines of image and caption: rows and columns of the matrix.")
+    ] = None,
+    before: Annotated[
+        str | None, typer.Option(help="A checkpoint to compare with: similarity before and after training.")
+    ] = None,
     model: Model = BUILT_IN,
     device: Device = "auto",
     out: Out = None,

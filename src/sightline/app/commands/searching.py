@@ -56,7 +56,13 @@ def index(
 
 def _indexed(done: Indexed) -> str:
     r = done.report
-    counts = [(r.added, "new"), (r.changed, "changed"), (r.moved, "moved"), (r.deleted, "deleted"), (r.unchanged, "unchanged")]
+    counts = [
+        (r.added, "new"),
+        (r.changed, "changed"),
+        (r.moved, "moved"),
+        (r.deleted, "deleted"),
+        (r.unchanged, "unchanged"),
+    ]
     said = ", ".join(f"{n:,} {word}" for n, word in counts if n) or "nothing to do"
     rate = f" ({r.embedded / r.seconds:.1f} pictures/s)" if r.embedded and r.seconds > 0 else ""
     return f"{done.index}: {r.total:,} pictures; {said}; {clock(r.seconds)}{rate}\nmodel {done.model}, manifest {done.manifest}"
@@ -64,12 +70,18 @@ def _indexed(done: Indexed) -> str:
 
 def search(
     where: Annotated[Path, typer.Argument(metavar="INDEX", help="The index to search.")],
-    texts: Annotated[list[str] | None, typer.Argument(metavar="[WORDS]...", help='What to look for, e.g. "a red mug".')] = None,
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="[WORDS]...", help='What to look for, e.g. "a red mug".')
+    ] = None,
     like: Annotated[list[str] | None, typer.Option(help="A picture to search by example (may be repeated).")] = None,
     k: Annotated[int, typer.Option("-k", "--count", min=1, help="How many pictures are shown.")] = 10,
-    exclude: Annotated[list[str] | None, typer.Option(help="Leave out what these words find (may be repeated).")] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Leave out what these words find (may be repeated).")
+    ] = None,
     path: Annotated[str | None, typer.Option(help="Only paths that fit this glob, e.g. 'holiday/*.jpg'.")] = None,
-    after: Annotated[str | None, typer.Option(help="Only pictures taken on or after this date, e.g. 2026-03-01.")] = None,
+    after: Annotated[
+        str | None, typer.Option(help="Only pictures taken on or after this date, e.g. 2026-03-01.")
+    ] = None,
     before: Annotated[str | None, typer.Option(help="Only pictures taken before this date.")] = None,
     min_percentile: Annotated[
         float | None, typer.Option(help="What makes a match (default 99 for words, 50 for pictures).", min=0, max=100)
@@ -101,7 +113,8 @@ def _found(done: Found) -> str:
         verdict = "match" if result.match else "no match"
         head = f"{result.query}: {verdict} ({result.searched:,} pictures in {1000 * result.seconds:.0f} ms)"
         rows = [
-            ("  ✓" if hit.match else "  ·", f"{hit.score:.3f}", f"{hit.percentile:.1f}", hit.path) for hit in result.hits
+            ("  ✓" if hit.match else "  ·", f"{hit.score:.3f}", f"{hit.percentile:.1f}", hit.path)
+            for hit in result.hits
         ]
         parts = [head, table(rows, ("  ", "score", "percentile", "picture"), right=(1, 2))] if rows else [head]
         blocks.append("\n".join([*parts, f"  {result.note}"] if result.note else parts))
@@ -111,7 +124,9 @@ def _found(done: Found) -> str:
 def duplicates(
     sources: Annotated[list[str], typer.Argument(help="An index, or files and folders of pictures.")],
     threshold: Annotated[float, typer.Option(help="Cosine from which two pictures count as near-duplicates.")] = 0.95,
-    near: Annotated[bool, typer.Option("--near/--exact-only", help="Also nearly equal pictures, or equal files only.")] = True,
+    near: Annotated[
+        bool, typer.Option("--near/--exact-only", help="Also nearly equal pictures, or equal files only.")
+    ] = True,
     model: OfIndex = None,
     device: Device = "auto",
     dtype: Dtype = "auto",

@@ -70,11 +70,13 @@ def classify(
     has its own labels and takes none. Raises UsageError when the two do not go together.
     """
     opened = model if isinstance(model, Embedder) else open_model(model, device, dtype)
-    if isinstance(opened, Embedder) or isinstance(opened, DualEncoder):
+    if isinstance(opened, (Embedder, DualEncoder)):
         embedder = open_embedder(opened, engine=engine, batch_size=batch_size, exact=exact)
         return _zero_shot(pictures, labels, embedder, templates, top, progress)
     if labels:
-        raise UsageError(f"{type(opened).__name__} has labels of its own; leave the labels out, or name a CLIP or SigLIP model.")
+        raise UsageError(
+            f"{type(opened).__name__} has labels of its own; leave the labels out, or name a CLIP or SigLIP model."
+        )
     return _classifier(pictures, opened, top, batch_size, progress)
 
 
@@ -123,7 +125,9 @@ def _classifier(
 ) -> Classification:
     names = getattr(model.config, "labels", None)
     if names is None or model.processor is None:
-        raise UsageError(f"{type(model).__name__} gives no labels; name a classifier checkpoint or a CLIP or SigLIP model.")
+        raise UsageError(
+            f"{type(model).__name__} gives no labels; name a classifier checkpoint or a CLIP or SigLIP model."
+        )
     items, failed = gather(pictures)
     done: list[Classified] = []
     for batch in batches(items, batch_size):

@@ -69,9 +69,7 @@ def embed(
     embedder = open_embedder(model, device, dtype, engine, batch_size, exact)
     if texts is not None:
         words = [texts] if isinstance(texts, str) else list(texts)
-        return Embeddings(
-            kind="text", items=words, vectors=embedder.texts(words), manifest=embedder.manifest.to_dict()
-        )
+        return Embeddings(kind="text", items=words, vectors=embedder.texts(words), manifest=embedder.manifest.to_dict())
     items, failed = gather(pictures)
     names, rows = [], []
     for embedded in embedder.pictures(items, progress):
@@ -81,14 +79,14 @@ def embed(
             names.append(name_of(embedded.item))
             rows.append(embedded.vector)
     vectors = np.stack(rows) if rows else np.empty((0, embedder.dim), dtype=np.float32)
-    return Embeddings(
-        kind="picture", items=names, vectors=vectors, manifest=embedder.manifest.to_dict(), failed=failed
-    )
+    return Embeddings(kind="picture", items=names, vectors=vectors, manifest=embedder.manifest.to_dict(), failed=failed)
 
 
 def gather(pictures: Any) -> tuple[list[Any], list[Failure]]:
     """Sources become paths, pictures in memory stay what they are; sources that give nothing are failures."""
-    given = [pictures] if isinstance(pictures, (str, Path, Picture)) or hasattr(pictures, "shape") else list(pictures or ())
+    given = (
+        [pictures] if isinstance(pictures, (str, Path, Picture)) or hasattr(pictures, "shape") else list(pictures or ())
+    )
     if not given:
         raise UsageError("no picture was given; name files, folders or globs.")
     items: list[Any] = []

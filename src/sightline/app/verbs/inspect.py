@@ -84,7 +84,7 @@ def inspect_tokens(
     paired = pairs is not None
     if pairs is not None:
         read = read_pairs(Path(pairs))
-        paths, texts = [*paths, *(p for p, _ in read)] if not paths else paths, [*texts, *(t for _, t in read)]
+        paths, texts = paths if paths else [*paths, *(p for p, _ in read)], [*texts, *(t for _, t in read)]
         paired = len(paths) == len(texts)
     if not paths:
         raise UsageError("no picture was given; name at least one picture or --pairs FILE.")
@@ -93,7 +93,11 @@ def inspect_tokens(
     result, figure_set = follow(opened, first)
     result.model = str(model) if isinstance(model, (str, Path)) else type(opened).__name__
     if texts:
-        checkpoints = [("after", opened)] if before is None else [("before", open_model(before, device, dtype)), ("after", opened)]
+        checkpoints = (
+            [("after", opened)]
+            if before is None
+            else [("before", open_model(before, device, dtype)), ("after", opened)]
+        )
         kept, failed = _readable(paths[:MOST_ROWS])
         result.failed = failed
         result.pictures, result.texts = [str(p.source) for p in kept], list(texts[:MOST_ROWS])
@@ -115,7 +119,9 @@ def follow(model: Model[Any], picture: Picture) -> tuple[Tokens, dict[str, Image
     """Every stage of one picture, from the model's own forward, and the figures of it."""
     embedding = next((m for m in model.modules() if isinstance(m, PatchEmbedding)), None)
     if embedding is None or model.processor is None or model.config.model_type == "siglip2":
-        raise UsageError(f"{type(model).__name__} does not cut a picture into a fixed grid of patches; try a ViT, CLIP or SigLIP.")
+        raise UsageError(
+            f"{type(model).__name__} does not cut a picture into a fixed grid of patches; try a ViT, CLIP or SigLIP."
+        )
     positions = next((m for m in model.modules() if isinstance(m, GridPositions)), None)
     inputs = {k: v.to(model.device, model.dtype) for k, v in model.processor(pictures=[picture]).items()}
     pixels = inputs["pixel_values"]
@@ -132,15 +138,25 @@ def follow(model: Model[Any], picture: Picture) -> tuple[Tokens, dict[str, Image
     stages = [
         Stage("picture", original, "height × width × RGB, upright"),
         Stage("processor", (height, width, 3), "resized, cropped, rescaled to 0…1, mean and std taken out"),
-        Stage("cut", (*grid, p, p, 3), f"{grid[0]} × {grid[1]} = {tokens.shape[1]} patches of {p} × {p} × 3 = {p * p * 3} values"),
+        Stage(
+            "cut",
+            (*grid, p, p, 3),
+            f"{grid[0]} × {grid[1]} = {tokens.shape[1]} patches of {p} × {p} × 3 = {p * p * 3} values",
+        ),
         Stage("flatten", (tokens.shape[1], p * p * 3), "each patch as one row of numbers"),
         Stage("linear", tuple(tokens.shape[1:]), f"one matrix {p * p * 3} × {hidden} makes a token of each patch"),
     ]
     if extra:
-        stages.append(Stage("+ [CLS]", tuple(start.shape), "one learned token in front, which will stand for the whole picture"))
+        stages.append(
+            Stage("+ [CLS]", tuple(start.shape), "one learned token in front, which will stand for the whole picture")
+        )
     if positions is not None:
-        stages.append(Stage("+ positions", tuple(start.shape), "a learned vector per place, or the order would be lost"))
-    stages.append(Stage(f"{len(states) - 1} blocks", tuple(end.shape), "attention between all tokens, then an MLP for each"))
+        stages.append(
+            Stage("+ positions", tuple(start.shape), "a learned vector per place, or the order would be lost")
+        )
+    stages.append(
+        Stage(f"{len(states) - 1} blocks", tuple(end.shape), "attention between all tokens, then an MLP for each")
+    )
     how = "the [CLS] token alone" if extra else "one learned query attends to all tokens"
     stages.append(Stage("pooled", (hidden,), f"{how}: one vector for the picture"))
     if hasattr(model, "classifier") and embedded is not None:
@@ -173,7 +189,7 @@ def read_pairs(path: Path) -> list[tuple[Path, str]]:
     found: list[tuple[Path, str]] = []
     try:
         with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
+            for line in lines:
                 if len(found) == MOST_ROWS:
                     break
                 if line.strip():
@@ -207,11 +223,16 @@ def _pixels(model: Model[Any], values: Float[Tensor, "3 height width"]) -> np.nd
 def _figures(
     shown: np.ndarray, patch: int, grid: tuple[int, int], first: Tensor, last: Tensor
 ) -> dict[str, Image.Image]:
-    drawn = {"grid": figures.patch_grid(shown, patch), "sequence": figures.patch_sequence(shown, patch, columns=2 * grid[1])}
+    drawn = {
+        "grid": figures.patch_grid(shown, patch),
+        "sequence": figures.patch_sequence(shown, patch, columns=2 * grid[1]),
+    }
     if first.shape[0] <= 1024:
         maps = [_cosines(first), _cosines(last)]
         titles = ("patches × patches after the linear map (cosine)", "… and after the last block")
-        drawn["patches"] = figures.beside([figures.heat_map(m, title=t, longest=560) for m, t in zip(maps, titles, strict=True)])
+        drawn["patches"] = figures.beside(
+            [figures.heat_map(m, title=t, longest=560) for m, t in zip(maps, titles, strict=True)]
+        )
         centre = grid[0] // 2 * grid[1] + grid[1] // 2
         over = [figures.on_picture(shown, m[centre].reshape(grid), f"similar to patch {centre}, {w}")
                 for m, w in zip(maps, ("linear map", "last block"), strict=True)]  # fmt: skip
@@ -234,7 +255,9 @@ def _position_figure(positions: GridPositions, grid: tuple[int, int]) -> Image.I
     picked = [(r, c) for r in range(0, rows, step) for c in range(0, columns, step)]
     across = len(range(0, columns, step))
     tile, gap = 48, 4
-    sheet = Image.new("RGB", (across * (tile + gap) + gap, -(-len(picked) // across) * (tile + gap) + gap), figures.PAPER)
+    sheet = Image.new(
+        "RGB", (across * (tile + gap) + gap, -(-len(picked) // across) * (tile + gap) + gap), figures.PAPER
+    )
     for number, (row, column) in enumerate(picked):
         one = figures.colours(cosines[row * columns + column].reshape(grid).astype(np.float64), -0.5, 1.0)
         small = Image.fromarray(one).resize((tile, tile), Image.Resampling.NEAREST)
@@ -254,16 +277,16 @@ def _words_figure(matches: list[Match], pictures: list[Picture], texts: list[str
     )  # fmt: skip
 
 
-def _places_figure(
-    model: Model[Any], picture: Picture, texts: list[str], grid: tuple[int, int]
-) -> Image.Image | None:
+def _places_figure(model: Model[Any], picture: Picture, texts: list[str], grid: tuple[int, int]) -> Image.Image | None:
     """Which patches resemble a text: cosines of patch tokens in the shared space. None where patches are not in it."""
     if not isinstance(model, DualEncoder):
         return None
     inputs = {k: v.to(model.device, model.dtype) for k, v in model.processor(pictures=[picture]).items()}
     try:
         with torch.inference_mode():
-            patches = F.normalize(model.patch_features(model.encode_image(**inputs)[1])[0].float().cpu(), dim=-1).numpy()
+            patches = F.normalize(
+                model.patch_features(model.encode_image(**inputs)[1])[0].float().cpu(), dim=-1
+            ).numpy()
     except UsageError:
         return None
     shown = _pixels(model, inputs["pixel_values"][0])

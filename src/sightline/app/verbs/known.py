@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-LARGE: dict[str, Any] = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+LARGE: dict[str, Any] = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+}
 CLIP_L_TEXT: dict[str, Any] = {
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -39,7 +44,12 @@ def _clip(projection: int = 512, text: dict[str, Any] | None = None, **vision: A
 
 
 def _siglip(text: dict[str, Any] | None = None, **vision: Any) -> dict[str, Any]:
-    return {"model_type": "siglip", "architectures": ["SiglipModel"], "text_config": text or {}, "vision_config": vision}
+    return {
+        "model_type": "siglip",
+        "architectures": ["SiglipModel"],
+        "text_config": text or {},
+        "vision_config": vision,
+    }
 
 
 KNOWN: dict[str, dict[str, Any]] = {

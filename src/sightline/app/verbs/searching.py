@@ -114,9 +114,7 @@ def search(
     if not words and not examples:
         raise UsageError("there is nothing to search for; give words, or a picture with --like.")
     embedder, opened = _opened(index, model, device, dtype, engine)
-    where = Where(
-        glob=path, after=parse_date(after) if after else None, before=parse_date(before) if before else None
-    )
+    where = Where(glob=path, after=parse_date(after) if after else None, before=parse_date(before) if before else None)
     asked: dict[str, Any] = {"exclude": list(exclude), "min_percentile": min_percentile}
     results = opened.search_texts(words, embedder, k, where, **asked) if words else []
     failed = []

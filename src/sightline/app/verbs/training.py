@@ -53,7 +53,8 @@ def train_contrastive(
 
     pairs: JSON lines or CSV of pairs, a folder of class folders, parquet, tar shards, COCO captions; not needed by the
     recipe "tabletop", which draws its own. settings: "key=value" changes of the recipe.
-    resume: "auto" goes on from the newest checkpoint of `out`; "never" starts anew; "must" fails when there is none.
+    resume: "auto" goes on from the newest checkpoint of `out`; "never" refuses an `out` that holds a run; "must" fails
+    when there is none.
     """
     out = Path(out)
     _check_recipe(pairs, recipe, model)
@@ -65,9 +66,15 @@ def train_contrastive(
         from sightline.training.train import train_contrastive as train
 
         extra = {} if templates is None else {"templates": tuple(templates)}
-        done = train(pairs or "", out, recipe_name=recipe, settings=settings, model=model, resume=resume, quiet=quiet, **extra)
+        done = train(
+            pairs or "", out, recipe_name=recipe, settings=settings, model=model, resume=resume, quiet=quiet, **extra
+        )
     problems = out / "problems.txt"
-    failed = [Failure(*_split(line)) for line in problems.read_text(encoding="utf-8").splitlines()] if problems.is_file() else []
+    failed = (
+        [Failure(*_split(line)) for line in problems.read_text(encoding="utf-8").splitlines()]
+        if problems.is_file()
+        else []
+    )
     return Trained(
         out=out, folder=done.folder, steps=done.steps, seconds=done.seconds, figures=dict(done.figures), failed=failed
     )
