@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Self
 
-os.environ.setdefault("LANCE_LOG", "error")  # a table that does not exist yet is no warning to a user
+os.environ.setdefault("LANCEDB_LOG", "error")  # a table that does not exist yet is no warning to a user
 import lancedb
 import numpy as np
 import pyarrow as pa
