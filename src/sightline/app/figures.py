@@ -20,7 +20,8 @@ def colours(values: Float[np.ndarray, "..."], low: float, high: float) -> UInt8[
     at = np.clip((values - low) / max(high - low, 1e-12), 0, 1) * (len(STOPS) - 1)
     index = np.minimum(at.astype(int), len(STOPS) - 2)
     part = (at - index)[..., None]
-    return np.rint(STOPS[index] * (1 - part) + STOPS[index + 1] * part).astype(np.uint8)
+    mixed: UInt8[np.ndarray, "... 3"] = np.rint(STOPS[index] * (1 - part) + STOPS[index + 1] * part).astype(np.uint8)
+    return mixed
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -30,7 +30,8 @@ def golden_vectors(folder: Path) -> dict[str, Any]:
     from sightline.models.contrastive.embedder import Embedder
     from sightline.models.zoo import load
 
-    embedder = Embedder(load(folder, device="cpu", dtype="float32"), engine="eager", exact=True)
+    model: Any = load(folder, device="cpu", dtype="float32")
+    embedder = Embedder(model, engine="eager", exact=True)
     [picture] = embedder.pictures([golden_picture()])
     if picture.vector is None:
         return {"picture": [], "texts": []}

@@ -35,16 +35,24 @@ TIDY = 64  # saves after which the store may merge its pieces
 class Embedded(Protocol):
     """One item of Embedder.pictures: a unit vector or a sentence that says why not."""
 
-    item: Any
-    vector: Float32[np.ndarray, " dim"] | None
-    error: str | None
+    @property
+    def item(self) -> Any: ...
+
+    @property
+    def vector(self) -> Float32[np.ndarray, " dim"] | None: ...
+
+    @property
+    def error(self) -> str | None: ...
 
 
 class Embedder(Protocol):
     """What search needs of a model; models.contrastive.Embedder is one."""
 
-    manifest: Manifest
-    dim: int
+    @property
+    def manifest(self) -> Manifest: ...
+
+    @property
+    def dim(self) -> int: ...
 
     def pictures(self, items: Iterable[Any]) -> Iterable[Embedded]: ...
 

@@ -58,7 +58,8 @@ def contrastive(
     from sightline.app.verbs.training import check_contrastive, require_passed, train_contrastive
 
     if pairs is not None and "=" in pairs and not Path(pairs).exists():
-        pairs, settings = None, [pairs, *(settings or [])]
+        settings = [pairs, *(settings or [])]
+        pairs = None
     changes = [*(settings or []), *(set_ or [])]
     if check:
         checked = check_contrastive(pairs, recipe=recipe, settings=changes, model=model, templates=template)

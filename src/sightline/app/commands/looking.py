@@ -90,8 +90,8 @@ def classify(
     as_json: Json = False,
 ) -> None:
     """Which of these labels is it? Zero-shot, or with a classifier checkpoint and its own labels."""
-    from sightline.app.verbs.classify import TEMPLATES
     from sightline.app.verbs.classify import classify as run
+    from sightline.evaluation.zero_shot import TEMPLATES
 
     done = run(
         sources, split_labels(labels), model=model, templates=template or TEMPLATES, top=top, device=device, dtype=dtype,

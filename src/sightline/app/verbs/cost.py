@@ -112,7 +112,7 @@ def own_size(model: Model[Any]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def towers(model: Model[Any], height: int, width: int, batch_size: int) -> list[TowerCost]:
+def towers(model: Any, height: int, width: int, batch_size: int) -> list[TowerCost]:
     """Each tower run once on the meta device."""
     found = []
     picture, inputs = picture_inputs(model, height, width, batch_size)

@@ -129,7 +129,7 @@ def follow(model: Model[Any], picture: Picture) -> tuple[Tokens, dict[str, Image
         tokens, grid = embedding(pixels)
         embedded, out = _run(model, inputs)
     hidden = tokens.shape[-1]
-    states = out.hidden_states or ()
+    states: tuple[Tensor, ...] = out.hidden_states or ()
     start, end = states[0][0], states[-1][0]
     extra = start.shape[0] - tokens.shape[1]
     height, width = pixels.shape[-2:]
@@ -203,7 +203,7 @@ def read_pairs(path: Path) -> list[tuple[Path, str]]:
     return found
 
 
-def _run(model: Model[Any], inputs: dict[str, Tensor]) -> tuple[Tensor | None, Any]:
+def _run(model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor | None, Any]:
     """The vector or logits at the end, and the picture tower's own output with all hidden states."""
     if hasattr(model, "encode_image"):
         embedded, out = model.encode_image(**inputs, output_hidden_states=True)

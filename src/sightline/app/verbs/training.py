@@ -65,7 +65,7 @@ def train_contrastive(
     else:
         from sightline.training.train import train_contrastive as train
 
-        extra = {} if templates is None else {"templates": tuple(templates)}
+        extra: dict[str, Any] = {} if templates is None else {"templates": tuple(templates)}
         done = train(
             pairs or "", out, recipe_name=recipe, settings=settings, model=model, resume=resume, quiet=quiet, **extra
         )
@@ -92,7 +92,7 @@ def check_contrastive(
     from sightline.training.check import check
 
     _check_recipe(pairs, recipe, model)
-    extra = {} if templates is None else {"templates": tuple(templates)}
+    extra: dict[str, Any] = {} if templates is None else {"templates": tuple(templates)}
     if pairs is None:
         from sightline.worlds.tabletop.folder import write_world
 
