@@ -184,7 +184,14 @@ class Index:
         vectors = embedder.texts([*texts, *exclude])
         negatives = vectors[len(texts) :]
         return [
-            self.search(vector, k, where, query=text, exclude=negatives, min_percentile=min_percentile)
+            self.search(
+                vector,
+                k,
+                where,
+                query=text,
+                exclude=negatives,
+                min_percentile=null.least(text, embedder, min_percentile),
+            )
             for text, vector in zip(texts, vectors, strict=False)
         ]
 

@@ -40,9 +40,20 @@ from sightline.errors import StoreError
 
 MIN_PERCENTILE = 97.0
 PICTURE_PERCENTILE = 50.0
+SHATTERED = 3.0  # pieces per word from which a text looks like letters in a row
 NOTE = "calibration"
 LOW = 0.25  # the quantile of step 1
 GROWTH = 1.1  # calibrate again when the index holds more than this many times the rows it had
+
+
+def least(text: str, embedder: object, asked: float | None) -> float | None:
+    """The percentile that makes a match for this text: what was asked for, else the default, else 100.
+
+    A text that the model's tokenizer breaks into letters looks like nonsense before any picture is seen, so it has to
+    beat every null prompt. It is not refused: names and rare words break up too.
+    """
+    pieces = getattr(embedder, "pieces_per_word", None)
+    return 100.0 if asked is None and pieces is not None and pieces(text) >= SHATTERED else asked
 
 
 @cache

@@ -186,6 +186,12 @@ class Embedder:
             out[rows.numpy()] = self._embed_texts(chosen)
         return out
 
+    def pieces_per_word(self, text: str) -> float:
+        """How far the tokenizer has to break words up: 1 for words it knows, several for letters in a row."""
+        words = text.split()
+        encode = self.model.processor.tokenizer.backend.encode
+        return sum(len(encode(word, add_special_tokens=False).ids) for word in words) / max(1, len(words))
+
     def probabilities(
         self, image_vectors: Float[np.ndarray, "pictures dim"], text_vectors: Float[np.ndarray, "texts dim"]
     ) -> tuple[Float[np.ndarray, "pictures texts"], Float[np.ndarray, "pictures texts"]]:
