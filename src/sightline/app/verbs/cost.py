@@ -19,6 +19,8 @@ from sightline.app.verbs.known import KNOWN
 from sightline.app.verbs.result import Result
 from sightline.errors import RuntimeChoiceError, SightlineError, UsageError
 from sightline.hub import Model, resolve, write_json
+from sightline.models.loading import context_length
+from sightline.models.vision.siglip_vision import SigLIPVision, SigLIPVisionConfig
 from sightline.models.zoo import model_class
 from sightline.runtime.forecast import forecast
 
@@ -112,60 +114,52 @@ def own_size(model: Model[Any]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def towers(model: Any, height: int, width: int, batch_size: int) -> list[TowerCost]:
+def towers(model: Model[Any], height: int, width: int, batch_size: int) -> list[TowerCost]:
     """Each tower run once on the meta device."""
     found = []
-    picture, inputs = picture_inputs(model, height, width, batch_size)
-    if hasattr(model, "encode_image"):
-        found.append(_run(model, "picture", picture, model.encode_image, inputs, "vision"))
-        length = _text_length(model)
+    sees = getattr(model, "encode_image", None)
+    reads = getattr(model, "encode_text", None)
+    if sees is None and hasattr(model.config, "image_size"):
+        sees = model
+    elif sees is None:
+        reads = model
+    if sees is not None:
+        pixels = torch.empty(batch_size, 3, height, width, device="meta")
+        shown, inner = f"{height}×{width}", getattr(model, "vision", model)
+        if model.config.model_type == "siglip2":
+            sees = fixed_twin(model)
+            patch = model.config.vision_config.patch_size
+            shown = f"{height // patch}×{width // patch} patches"
+        found.append(_run(model, "picture", shown, sees, {"pixel_values": pixels}, inner))
+    if reads is not None:
+        length = context_length(model) or 77
         ids = torch.ones((batch_size, length), dtype=torch.long, device="meta")
-        found.append(_run(model, "text", f"{length} tokens", model.encode_text, {"input_ids": ids}, "text"))
-    elif hasattr(model.config, "image_size"):
-        found.append(_run(model, "picture", picture, model, inputs, ""))
-    else:
-        length = _text_length(model)
-        ids = torch.ones((batch_size, length), dtype=torch.long, device="meta")
-        found.append(_run(model, "text", f"{length} tokens", model, {"input_ids": ids}, ""))
+        found.append(_run(model, "text", f"{length} tokens", reads, {"input_ids": ids}, getattr(model, "text", model)))
     return found
 
 
-def picture_inputs(model: Model[Any], height: int, width: int, batch_size: int) -> tuple[str, dict[str, Tensor]]:
-    """What the picture tower takes, as meta tensors, and how to call it."""
-    vision = getattr(model.config, "vision_config", model.config)
-    if model.config.model_type == "siglip2":  # NaFlex takes patches, not pixels
-        patch = vision.patch_size
-        rows, columns = max(1, height // patch), max(1, width // patch)
-        inputs = {
-            "pixel_values": torch.empty(batch_size, rows * columns, 3 * patch * patch, device="meta"),
-            "pixel_attention_mask": torch.ones((batch_size, rows * columns), dtype=torch.long),
-            "spatial_shapes": torch.tensor([[rows, columns]] * batch_size),
-        }
-        return f"{rows * columns} patches", inputs
-    return f"{height}×{width}", {"pixel_values": torch.empty(batch_size, 3, height, width, device="meta")}
-
-
-def _text_length(model: Model[Any]) -> int:
-    config = getattr(model.config, "text_config", model.config)
-    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "context_length", None) or 77)
+def fixed_twin(model: Model[Any]) -> Model[Any]:
+    """A SigLIP tower of the same sizes as a NaFlex one, which looks at patch positions and so cannot run on shapes alone."""
+    data = model.config.vision_config.to_dict()
+    side = 16 * int(data["patch_size"])
+    config = SigLIPVisionConfig.from_dict({**data, "image_size": side, "model_type": SigLIPVisionConfig.model_type})
+    return SigLIPVision.shaped(config).eval().requires_grad_(False)
 
 
 def _run(
-    model: Model[Any], tower: str, shown: str, forward: Callable[..., Any], inputs: Mapping[str, Tensor], part: str
+    model: Model[Any], tower: str, shown: str, forward: Callable[..., Any], inputs: Mapping[str, Tensor], inner: Any
 ) -> TowerCost:
     try:
         found = forecast(forward, inputs)
     except RuntimeChoiceError as error:
         raise UsageError(f"{type(model).__name__} cannot take an input of {shown}: {error}") from None
-    inner = getattr(model, part, None) if part else model
-    counted = inner if isinstance(inner, torch.nn.Module) else model
     return TowerCost(
         tower=tower,
         input=shown,
         tokens=found.tokens,
         layers=len(found.attentions),
         heads=max((call.heads for call in found.attentions), default=0),
-        parameters=sum(p.numel() for p in counted.parameters()),
+        parameters=sum(p.numel() for p in inner.parameters()),
         flops=found.flops,
         activation_bytes=found.peak_bytes,
         score_bytes_per_layer=found.score_bytes_per_layer,

@@ -1,0 +1,21 @@
+"""cost: the figures of the literature, from config.json alone."""
+
+from __future__ import annotations
+
+from sightline.app.verbs.cost import cost
+
+
+def test_vit_b16_at_224_and_1024() -> None:
+    small = cost("google/vit-base-patch16-224")
+    (tower,) = small.towers
+    assert small.parameters == 86_567_656
+    assert (tower.tokens, tower.layers, tower.heads) == (197, 12, 12)  # 14 × 14 patches and [CLS]
+    assert tower.score_bytes_per_layer == 4 * 12 * 197 * 197  # 1.8 MiB
+    (large,) = cost("google/vit-base-patch16-224", 1024).towers
+    assert large.score_bytes_per_layer == 4 * 12 * 4097 * 4097  # 768.4 MiB
+
+
+def test_clip_has_two_towers() -> None:
+    done = cost("openai/clip-vit-base-patch32")
+    assert done.parameters == 151_277_313
+    assert [t.tokens for t in done.towers] == [50, 77]
