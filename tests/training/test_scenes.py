@@ -11,6 +11,7 @@ import torch
 from sightline.training import scenes
 from sightline.training.scenes import TRAITS, SceneBank, SceneBatches, hush, phrase
 from sightline.training.tokenizer import train_tokenizer
+from sightline.worlds.tabletop import COLOURS, KINDS
 
 
 @pytest.fixture
@@ -44,6 +45,8 @@ def test_a_batch_follows_from_its_step(bank: SceneBank) -> None:
     assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
     assert one["pixel_values"].shape == (7, 3, 32, 32)
     assert torch.allclose(one["region_weights"].sum(1), torch.ones(len(one["region_weights"])))
+    assert one["scene_traits"].shape[0] == 7 and (one["scene_traits"][0, 0] >= 0).all()
+    assert not one["shown"][KINDS.index("mug"), list(COLOURS).index("red")]
     assert len(one["phrase_ids"]) == len(one["region_traits"]) == len(one["region_picture"])
 
 

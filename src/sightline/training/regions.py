@@ -1,7 +1,8 @@
 """Contrast at two scales: whole pictures with captions, and things in them with phrases.
 
-    picture ─ tower ─┬─ [CLS] ────────────────────┬─ captions   (CLIP's loss)
-                     └─ patch tokens under a thing ┴─ phrases   (the same loss, region by region)
+    picture ─ tower ─┬─ [CLS] ──────────────────────┬─ captions   (CLIP's loss)
+                     │    └── finds its picture ──┐ │
+                     └─ patch tokens under a thing ┴─ phrases    (the same loss, region by region)
 
 A caption of eight things says little about which patch is what; a phrase beside a mask says it directly (RegionCLIP,
 Zhong et al. 2022, arXiv:2112.09106). Where a data set knows masks, as a drawn world does, the same picture then
@@ -10,6 +11,7 @@ teaches several times as much. The checkpoint is an ordinary CLIP: only its trai
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -25,12 +27,15 @@ from sightline.training.objective import Batch, Objective, Step
 class Grounded(Objective):
     """CLIP's loss plus `weight` times the losses of regions against phrases and against the names of their traits.
 
-    The batch brings, besides pictures and captions: region_picture [R] (row of the picture), region_alone [R] (whether
-    the picture shows nothing else), region_weights [R, N]
-    (how much of each patch the thing covers, summing to one), phrase_ids [R, T], and the traits [R, K] of each thing
-    and of each phrase (integers; -1 in a phrase: not said), by which a phrase that is also true of another region is
-    taken out of that region's negatives; value_ids [V, T], a phrase for every value of every trait, and value_trait
-    [V], the trait that it belongs to (values of a trait in order). Source: the losses are CLIP §2.3.
+    The batch brings, besides pictures and captions:
+        region_picture [R], region_weights [R, N]   the region's picture; how much of each patch it covers (sum 1)
+        region_alone [R]                            whether its picture shows nothing else
+        phrase_ids [R, T]                           a phrase for each region
+        region_traits, phrase_traits [R, K]         traits of each thing and phrase as integers; -1 in a phrase: unsaid
+        scene_traits [B, most, K]                   traits of all things of each picture, -2 where there are fewer
+        value_ids [V, T], value_trait [V]           a phrase for every value of every trait (in order), and its trait
+        shown [kinds, colours]                      which values of traits 0 and 1 the data shows together
+    By the traits, whatever is also true is taken out of the negatives. Source of the losses: CLIP §2.3.
     """
 
     def __init__(self, *, weight: float = 1.0, text_groups: int = 1) -> None:
@@ -51,12 +56,17 @@ class Grounded(Objective):
         phrases = torch.cat([phrases, phrases[alone]])
         things, said = (torch.cat([x, x[alone]]) for x in (batch["region_traits"], batch["phrase_traits"]))
         whole = contrastive_loss(image, text, model.logit_scale, keys=batch["caption_key"][:, None])
-        parts = region_loss(regions, phrases, things, said, model.logit_scale)
+        parts = region_loss(regions, phrases, things, said, model.logit_scale, batch["shown"])
+        found = phrase_loss(
+            image, phrases[: len(alone)], batch["region_picture"], batch["scene_traits"], batch["phrase_traits"],
+            model.logit_scale,
+        )  # fmt: skip
         values = F.normalize(model.text_features(batch["value_ids"]).float(), dim=-1)
-        names = trait_loss(regions, values, things, batch["value_trait"], model.logit_scale)
+        names = trait_loss(regions, values, things, batch["value_trait"], model.logit_scale, batch["shown"])
         figures = {
             "whole": whole.detach(),
             "regions": parts.detach(),
+            "phrases": found.detach(),
             "traits": names.detach(),
             "scale": model.logit_scale.detach().exp(),
         }
@@ -64,7 +74,7 @@ class Grounded(Objective):
             best = (image.detach() @ text.detach().T).argmax(1)
             figures["accuracy"] = (best == torch.arange(len(best), device=best.device)).float().mean()
             figures |= {k: torch.tensor(v) for k, v in embedding_figures(image.detach(), text.detach()).items()}
-        return whole + self.weight * (parts + names), figures
+        return whole + self.weight * (parts + found + names), figures
 
     def after_update(self, model: nn.Module) -> None:
         with torch.no_grad():
@@ -87,20 +97,52 @@ def also_true(
     return ((phrases[None] == things[:, None]) | (phrases[None] < 0)).all(-1)
 
 
+def no_evidence(
+    things: Int[Tensor, "regions traits"], said: Int[Tensor, "phrases traits"], shown: Bool[Tensor, "kinds colours"]
+) -> Bool[Tensor, "regions phrases"]:
+    """Which phrases name a kind that the data never shows in the thing's colour, or a colour never on its kind.
+
+    Taken as negatives they teach "what is red is no mug", which says nothing of mugs, only of what was left out; a red
+    mug, once it comes, is then taken for anything else. This is logit adjustment (Menon et al. 2021, arXiv:2007.07314)
+    where the prior of a pair is zero.
+    """
+    kinds, colours = said[:, 0], said[:, 1]
+    kind = ~shown[kinds.clamp(min=0)][:, things[:, 1]].T & (kinds >= 0)
+    colour = ~shown[things[:, 0]][:, colours.clamp(min=0)] & (colours >= 0)
+    return kind | colour
+
+
 def region_loss(
     regions: Float[Tensor, "regions dim"],
     phrases: Float[Tensor, "regions dim"],
     things: Int[Tensor, "regions traits"],
     said: Int[Tensor, "regions traits"],
     scale: Float[Tensor, ""],
+    shown: Bool[Tensor, "kinds colours"],
 ) -> Float[Tensor, ""]:
-    """Symmetric softmax between regions and their phrases; phrases that are true of a region are no negatives of it."""
-    true = also_true(things, said)
-    true.fill_diagonal_(False)
+    """Symmetric softmax between regions and phrases; what is also true, or tells nothing, is no negative."""
+    left_out = also_true(things, said) | no_evidence(things, said, shown)
+    left_out.fill_diagonal_(False)
     n = regions.shape[0]
-    by_region = softmax_rows(regions, phrases, 0, scale, true)
-    by_phrase = softmax_rows(phrases, regions, 0, scale, true.T)
+    by_region = softmax_rows(regions, phrases, 0, scale, left_out)
+    by_phrase = softmax_rows(phrases, regions, 0, scale, left_out.T)
     return (by_region + by_phrase) / (2 * n)
+
+
+def phrase_loss(
+    pictures: Float[Tensor, "pictures dim"],
+    phrases: Float[Tensor, "phrases dim"],
+    picture: Int[Tensor, " phrases"],
+    scenes: Int[Tensor, "pictures most traits"],
+    said: Int[Tensor, "phrases traits"],
+    scale: Float[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """Every phrase finds its picture among those of which it is not true: softmax over the pictures."""
+    n, most, _ = scenes.shape
+    true = also_true(scenes.flatten(0, 1), said).view(n, most, -1).any(1).T
+    true[torch.arange(len(picture), device=picture.device), picture] = False
+    logits = (scale.exp() * phrases @ pictures.T).masked_fill(true, -math.inf)
+    return F.cross_entropy(logits, picture)
 
 
 def trait_loss(
@@ -109,6 +151,7 @@ def trait_loss(
     things: Int[Tensor, "regions traits"],
     value_trait: Int[Tensor, " values"],
     scale: Float[Tensor, ""],
+    shown: Bool[Tensor, "kinds colours"],
 ) -> Float[Tensor, ""]:
     """Name every trait of every region: softmax over the values of one trait at a time, mean over regions, summed.
 
@@ -116,5 +159,11 @@ def trait_loss(
     trait gets its own gradient from the first step.
     """
     logits = scale.exp() * regions @ values.T
-    losses = [F.cross_entropy(logits[:, value_trait == trait], things[:, trait]) for trait in range(things.shape[1])]
+    losses = []
+    for trait in range(things.shape[1]):
+        mine = logits[:, value_trait == trait]
+        if trait < 2:
+            known = shown[:, things[:, 1]].T if trait == 0 else shown[things[:, 0]]
+            mine = mine.masked_fill(~known, -math.inf)
+        losses.append(F.cross_entropy(mine, things[:, trait]))
     return torch.stack(losses).sum()

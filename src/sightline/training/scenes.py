@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from sightline.models.language.tokenizers import Tokenizer
 from sightline.training.batches import Order
@@ -28,8 +28,9 @@ from sightline.training.seeds import mixed
 from sightline.worlds import tabletop
 
 SHARD = 2000  # scenes in a shard
-STYLES = ("full",) * 4 + ("medium",) * 2 + ("short",) * 4  # captions kept of every scene
-FEW = 3  # every FEW-th shard shows one to three things, so that single things are learned well
+STYLES = ("full",) * 4 + ("medium",) * 2  # a short caption is true of many pictures: phrases, known to be, stand in
+THINGS = ((1, 8), (1, 3), (1, 1))  # how many things the shards show, in turn: single things are learned well
+SIMPLE = 3  # shards of at most so many things are the simple ones
 TRAITS = (tabletop.KINDS, tuple(tabletop.COLOURS), tabletop.MATERIALS, tuple(tabletop.SIZES))
 VALUES = [  # every value of every trait, alone: "a mug", "a red thing"
     [value if trait == said else -1 for said in range(len(TRAITS))]
@@ -65,13 +66,20 @@ class SceneBank:
                     print(f"drew {(number + 1) * SHARD:,} of {shards * SHARD:,} scenes", file=sys.stderr)
         self.shards = [_read_shard(path) for path in paths]
         self.count, self.size, self.patch = shards * SHARD, size, patch
-        few = [number for number in range(shards) if number % FEW == FEW - 1]
+        few = [number for number in range(shards) if _how_many(number)[1] <= SIMPLE]
         self.simple = (
             np.concatenate([np.arange(SHARD) + number * SHARD for number in few]) if few else np.arange(self.count)
         )
 
     def captions(self) -> Iterator[str]:
         return chain.from_iterable(chain.from_iterable(shard.captions for shard in self.shards))
+
+    def shown(self) -> Bool[Tensor, "kinds colours"]:
+        """Which kinds these scenes show in which colours."""
+        seen = torch.zeros(len(TRAITS[0]), len(TRAITS[1]), dtype=torch.bool)
+        for shard in self.shards:
+            seen[shard.traits[:, 0].long(), shard.traits[:, 1].long()] = True
+        return seen
 
     def place(self, number: int) -> tuple[Shard, int]:
         return self.shards[number // SHARD], number % SHARD
@@ -91,6 +99,7 @@ class SceneBatches:
         self.batch_size, self.simple_steps = batch_size, simple_steps
         self.order, self.simple_order = (Order(n, batch_size, seed) for n in (bank.count, len(bank.simple)))
         self.steps_per_epoch = self.order.steps_per_epoch
+        self.shown = bank.shown()
         self.mean, self.std = (torch.tensor(list(v)).view(1, 3, 1, 1) for v in (mean, std))
 
     def batch(self, step: int, rank: int = 0, size: int = 1) -> Batch:
@@ -115,6 +124,8 @@ class SceneBatches:
             ],
             "region_weights": cover / cover.sum(1, keepdim=True),
             "region_traits": traits,
+            "scene_traits": _padded([shard.traits[shard.first[row] : shard.first[row + 1]] for shard, row in places]),
+            "shown": self.shown,
             "phrase_traits": said,
             "phrase_ids": self.tokenizer([phrase(row, rng) for row in said.tolist()])["input_ids"],
             "value_ids": self.tokenizer([phrase(row, rng) for row in VALUES])["input_ids"],
@@ -141,6 +152,11 @@ class SceneBatches:
         return f"tabletop-{self.bank.count}-{self.bank.size}-{self.bank.patch}-{self.regions}-{self.simple_steps}-{self.seed}"
 
 
+def _padded(rows: Sequence[Int[Tensor, "_ 4"]]) -> Int[Tensor, "pictures most 4"]:
+    """The traits of all things of every picture; -2, which no phrase says, where a picture shows fewer."""
+    return nn.utils.rnn.pad_sequence([row.long() for row in rows], batch_first=True, padding_value=-2)
+
+
 def hush(traits: Int[Tensor, "things 4"], rng: np.random.Generator) -> Int[Tensor, "things 4"]:
     """Leave some traits unsaid (-1): colour in a third of the phrases, material and size in two thirds, kind rarely."""
     draw = torch.from_numpy(rng.random(tuple(traits.shape)))
@@ -154,19 +170,20 @@ def phrase(said: Sequence[int], rng: np.random.Generator) -> str:
     kind, colour, material, size = (names[n] if n >= 0 else "" for names, n in zip(TRAITS, said, strict=True))
     name = " ".join(word for word in (size, colour, material, kind or "thing") if word)
     article = "an" if name[0] in "aeiou" else "a"
-    return str(
-        rng.choice(
-            [name, f"{article} {name}", f"the {name}", f"a photo of {article} {name}", f"{article} {name} on a table"]
-        )
-    )
+    one = f"{article} {name}"
+    ways = [name, one, f"the {name}", f"{one} on a table", f"a photo of {one}", f"a picture of {one}"]
+    return str(rng.choice([*ways, f"there is {one}", f"{one} among other things"]))
+
+
+def _how_many(shard: int) -> tuple[int, int]:
+    return THINGS[shard % len(THINGS)]
 
 
 def _draw_shard(path: Path, number: int, split: str, size: int, patch: int) -> None:
     grid = size // patch
-    things = (1, 3) if number % FEW == FEW - 1 else (1, 8)
     pictures, captions, first, traits, cover = [], [], [0], [], []
     for index, truth in enumerate(
-        tabletop.render_many(range(number * SHARD, (number + 1) * SHARD), split, size, things=things)
+        tabletop.render_many(range(number * SHARD, (number + 1) * SHARD), split, size, things=_how_many(number))
     ):
         rng = np.random.default_rng([number, index])
         pictures.append(truth.picture)
