@@ -59,6 +59,16 @@ def test_an_oracle_scores_everything(truths: list[Any], what: str, tmp_path: Any
     assert replay(record.save(tmp_path / "record.json")).score("top-1") == 1
 
 
+def test_phrases_seek_every_picture_that_shows_what_they_say(truths: list[Any], tmp_path: Any) -> None:
+    record = world.phrase_retrieval(Oracle(truths), truths, quiet=True)
+    pairs = {(t.seen[0].colour, t.seen[0].kind) for t in truths}
+    assert len(record.answers["phrases"]) == len(pairs) and record.score("hit@1") == 1
+    replay(record.save(tmp_path / "record.json"))
+    blind = Oracle(truths)
+    blind.texts = lambda texts: np.eye(30, dtype=np.float32)[[0] * len(texts)]  # type: ignore[method-assign]
+    assert world.phrase_retrieval(blind, truths, quiet=True).score("hit@1") < 1
+
+
 def test_the_scenes_are_unseen_and_single(truths: list[Any]) -> None:
     assert {t.scene.split for t in truths} == {"test"} and all(len(t.seen) == 1 for t in truths)
     assert not {(t.seen[0].colour, t.seen[0].kind) for t in truths} & set(HELDOUT_PAIRS)

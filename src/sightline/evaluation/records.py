@@ -34,7 +34,7 @@ LARGEST = 1 << 30  # bytes of a record that is read
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """kind: "retrieval" or "zero-shot". manifest: of the model. data: source, hash and size of the split.
+    """kind: "retrieval", "phrases" or "zero-shot". manifest: of the model. data: source, hash and size of the split.
 
     options: everything that was chosen (templates, ks).
     answers: the raw ranks, by direction, from which `scores` follow.
@@ -121,6 +121,8 @@ def scores_of(kind: str, answers: Mapping[str, Any], options: Mapping[str, Any])
         ks = [int(k) for k in options["ks"]]
         if kind == "retrieval":
             return _retrieval_scores(answers, ks)
+        if kind == "phrases":
+            return _phrase_scores(answers, ks)
         if kind == "zero-shot":
             ranks = np.asarray(answers["ranks"], dtype=np.int64)
             _check_ranks([[r] for r in answers["ranks"]], len(answers["classes"]))
@@ -153,6 +155,15 @@ def _retrieval_scores(answers: Mapping[str, Any], ks: Sequence[int]) -> list[Sco
         middle = median_rank(ranks)
         scores.append(Score(f"{way} median rank", middle, middle, middle, len(ranks)))
     return scores
+
+
+def _phrase_scores(answers: Mapping[str, Any], ks: Sequence[int]) -> list[Score]:
+    """Hits, and precision@k over the phrases that are true of k pictures at least."""
+    ranks = [[int(rank) for rank in row] for row in answers["phrase_to_pictures"]]
+    _check_ranks(ranks, int(answers["pictures"]))
+    enough = {k: [row for row in ranks if len(row) >= k] for k in ks}
+    precise = [precision_at(rows, k) for k, rows in enough.items() if k > 1 and rows]
+    return [*(hit_at(ranks, k) for k in ks), *precise, mean_reciprocal_rank(ranks)]
 
 
 def _check_ranks(ranks: Sequence[Sequence[int]], most: int) -> None:

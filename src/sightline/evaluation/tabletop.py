@@ -3,6 +3,7 @@
     python -m sightline.evaluation.tabletop --model sightline:tabletop-clip [--n 1000] [--out DIR]
 
 retrieval   full captions of n test scenes find their pictures (recall@1)
+phrases     "a blue ball" among the same scenes of 1 to 8 things: does the first hit show one (hit@1)?
 kind        which of 20 kinds is the single thing of a test scene
 colour      which of 10 colours it has
 held-out    which of 200 colour × kind pairs it is, in scenes that show a pair which training never showed
@@ -20,7 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sightline.errors import EvaluationError
-from sightline.evaluation.metrics import label_ranks
+from sightline.evaluation.metrics import label_ranks, ranks_of_truth
 from sightline.evaluation.records import Record, scores_of
 from sightline.evaluation.retrieval import Embeds, describe, embed_pictures, retrieval
 from sightline.training.readers import PairData
@@ -48,6 +49,24 @@ def caption_retrieval(embedder: Embeds, truths: Sequence[Truth], *, quiet: bool 
     """Full captions → pictures and back, over all these scenes."""
     captions = [(tabletop.language.caption(t, np.random.default_rng([7, t.scene.seed]), "full"),) for t in truths]
     return retrieval(_pairs(truths, captions, "full captions"), embedder, quiet=quiet)
+
+
+def phrase_retrieval(embedder: Embeds, truths: Sequence[Truth], *, quiet: bool = False) -> Record:
+    """Every colour × kind that some scene plainly shows, as a phrase, against all scenes: the pictures that show it."""
+    shown = {
+        pair: [i for i, t in enumerate(truths) if any((x.colour, x.kind) == pair for x in t.seen)] for pair in PAIRS
+    }
+    asked = [pair for pair, where in shown.items() if where]
+    phrases = [_said(*pair) for pair in asked]
+    data = _pairs(truths, [("",)] * len(truths), "colour and kind")
+    kept, pictures, problems = embed_pictures(data, range(len(data)), embedder, quiet=quiet)
+    place = {number: row for row, number in enumerate(kept)}
+    owners = [[place[i] for i in shown[pair] if i in place] for pair in asked]
+    ranks = ranks_of_truth(embedder.texts(phrases), pictures, owners)
+    answers = {"phrase_to_pictures": ranks, "pictures": len(kept), "phrases": phrases}
+    options = {"ks": [1, 5], "ties": "against the model"}
+    return Record(kind="phrases", manifest=embedder.manifest.to_dict(), data=describe(data, kept), options=options,
+                  answers=answers, scores=scores_of("phrases", answers, options), problems=problems)  # fmt: skip
 
 
 def single_thing(
@@ -92,13 +111,15 @@ def ensemble(embedder: Embeds, texts: Sequence[Sequence[str]]) -> Float[np.ndarr
 def evaluate(
     embedder: Embeds, *, n: int = 1000, size: int = 128, workers: int | None = None, quiet: bool = False
 ) -> dict[str, Record]:
-    """All four records. Drawing takes about 10 s per 1,000 scenes on two cores."""
+    """All five records. Drawing takes about 10 s per 1,000 scenes on two cores."""
     single = scenes(n, "test", size, (1, 1), workers)
     heldout = [
         t for t in scenes(n, "heldout", size, (1, 1), workers) if (t.seen[0].colour, t.seen[0].kind) in HELDOUT_PAIRS
     ]
+    crowded = scenes(n, "test", size, (1, 8), workers)
     return {
-        "retrieval": caption_retrieval(embedder, scenes(n, "test", size, (1, 8), workers), quiet=quiet),
+        "retrieval": caption_retrieval(embedder, crowded, quiet=quiet),
+        "phrases": phrase_retrieval(embedder, crowded, quiet=quiet),
         "kind": single_thing(embedder, single, "kind", quiet=quiet),
         "colour": single_thing(embedder, single, "colour", quiet=quiet),
         "held-out": single_thing(embedder, heldout, "pair", quiet=quiet),
@@ -106,8 +127,11 @@ def evaluate(
 
 
 def headline(records: dict[str, Record]) -> list[str]:
-    """The four figures, one line each."""
-    asked = {"retrieval": "text→picture recall@1", "kind": "top-1", "colour": "top-1", "held-out": "top-1"}
+    """The five figures, one line each."""
+    asked = {
+        "retrieval": "text→picture recall@1", "phrases": "hit@1", "kind": "top-1", "colour": "top-1",
+        "held-out": "top-1",
+    }  # fmt: skip
     return [
         f"{name:<10} {next(score for score in records[name].scores if score.metric == metric)}"
         for name, metric in asked.items()
