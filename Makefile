@@ -58,9 +58,11 @@ format: $(DEV)
 	$(BIN)/ruff format .
 
 bench: $(DEV)
-	$(BIN)/sightline bench embed
-	$(BIN)/sightline bench search
-	$(BIN)/sightline bench train
+	PYTHONPATH=tests $(BIN)/sightline bench embed
+	$(BIN)/sightline bench folder
+	$(BIN)/sightline bench search --n 1000000
+	PYTHONPATH=tests $(BIN)/sightline bench train
+	$(BIN)/sightline bench world
 
 docs: $(DOCS)
 	$(BIN)/mkdocs build --strict

@@ -12,16 +12,17 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sightline.app.options import BUILT_IN
-from sightline.app.pages import add_groups, add_result, labelled
 from sightline.app.report import Report
-from sightline.app.verbs.classify import Classification, classify
-from sightline.app.verbs.opening import open_embedder
 from sightline.app.verbs.result import Failure
-from sightline.app.verbs.searching import Duplicates, Found, Indexed, duplicates, index, search
 from sightline.app.verbs.world import world
 from sightline.errors import SightlineError
+
+if TYPE_CHECKING:
+    from sightline.app.verbs.classify import Classification
+    from sightline.app.verbs.searching import Duplicates, Found, Indexed
 
 SCENES = 240
 SINGLES = 12
@@ -36,7 +37,10 @@ def demo(out: str | Path = "demo", scenes: int = SCENES, model: str = BUILT_IN) 
     folder = Path(out)
     start = time.monotonic()
     say(f"1  Drawing {scenes} scenes on a table (sightline world) into {folder / 'pictures'} …")
-    photos = draw(folder, scenes)
+    photos = draw(folder, scenes)  # in processes of its own: before the store is imported, which starts threads
+    from sightline.app.verbs.opening import open_embedder
+    from sightline.app.verbs.searching import duplicates, index, search
+
     say(f"2  Indexing them (sightline index) into {folder / 'index'} …")
     embedder = open_embedder(model)
     indexed = index(photos, folder / "index", model=embedder)
@@ -86,6 +90,7 @@ def label_singles(folder: Path, embedder: object) -> tuple[Classification, dict[
     import numpy as np
     from PIL import Image
 
+    from sightline.app.verbs.classify import classify
     from sightline.worlds import tabletop
 
     singles = folder / "singles"
@@ -109,6 +114,8 @@ def report(
     indexed: Indexed, found: Found, alike: Found, labels: Classification, truth: dict[str, str], groups: Duplicates
 ) -> Report:
     """One page with everything that was done."""
+    from sightline.app.pages import add_groups, add_result, labelled
+
     page = Report("Sightline demo", f"Made with {BUILT_IN}, which knows tables with things on them, not photographs.")
     r = indexed.report
     right = sum(one.labels[0].label == truth[Path(one.picture).stem] for one in labels.pictures)

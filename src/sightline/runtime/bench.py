@@ -8,6 +8,8 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from statistics import median, quantiles
 
 import torch
@@ -52,6 +54,13 @@ def interleaved(
         if collecting:
             gc.enable()
     return {name: _summary(times) for name, times in taken.items()}
+
+
+def import_open_clip() -> None:
+    """Make `import open_clip` work where torchvision is absent, with the stand-in of the repository's tests/
+    (PYTHONPATH=tests); elsewhere nothing is done."""
+    if find_spec("torchvision") is None and find_spec("oracles") is not None:
+        import_module("oracles").open_clip()
 
 
 def machine() -> str:

@@ -8,6 +8,7 @@ the peers pad them to 77 as their processors do, Sightline to the longest of the
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from sightline import runtime
 from sightline.models.contrastive.clip import CLIP
+from sightline.runtime.bench import import_open_clip, machine
 from sightline.training.contrastive import Contrastive
 from sightline.training.distributed import World
 from sightline.training.loop import training_context
@@ -133,6 +135,7 @@ def their_stepper(model: Any, dtype: torch.dtype, *, like_ours: bool = False) ->
 
 def open_clip_stepper(dtype: torch.dtype) -> Callable[[dict[str, Tensor]], float] | None:
     """open_clip's CLIP of the same size with its ClipLoss, or None where open_clip cannot be imported."""
+    import_open_clip()
     try:
         from open_clip.loss import ClipLoss
         from open_clip.model import CLIP as OpenCLIP
@@ -177,18 +180,26 @@ def main() -> None:
         default="wall",
         help="cpu: processor seconds of one thread, for a shared machine",
     )
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
     options = parser.parse_args()
+
+    def show(text: str, **record: object) -> None:
+        print(json.dumps(record) if options.json else text, flush=True)
+
     keep_memory()
     clock = time.perf_counter
     if options.clock == "cpu":
         torch.set_num_threads(1)
         clock = time.process_time
     auto = runtime.place("cpu", "auto").dtype
-    print(f"{torch.get_num_threads()} threads, {options.clock} time, batch {options.batch}, auto = {auto}", flush=True)
+    show(
+        f"{machine()}, {options.clock} time, batch {options.batch}, auto = {auto}",
+        machine=machine(), clock=options.clock, batch=options.batch, auto=str(auto),
+    )  # fmt: skip
     if not options.skip_losses:
         pairs = same_losses(20, 16)
         apart = max(abs(a - b) for a, b in pairs)
-        print(f"20 steps in float32 from equal weights: largest difference of loss {apart:.1e}")
+        show(f"20 steps in float32 from equal weights: largest difference of loss {apart:.1e}", loss_difference=apart)
     theirs = small_clip()
     contenders: dict[str, Callable[[dict[str, Tensor]], float] | None] = {
         "transformers fp32": their_stepper(theirs, torch.float32),
@@ -211,9 +222,11 @@ def main() -> None:
     for name in contenders:
         if name in times:
             middle = median(times[name])
-            print(f"{name:<28} {options.batch / middle:7.1f} pairs/s  {base / middle:5.2f} × transformers fp32")
+            rate, ratio = options.batch / middle, base / middle
+            line = f"{name:<28} {rate:7.1f} pairs/s  {ratio:5.2f} × transformers fp32"
+            show(line, name=name, pairs_per_second=rate, ratio=ratio, rounds=options.rounds)
         else:
-            print(f"{name:<28} cannot be imported here")
+            show(f"{name:<28} cannot be imported here", name=name, absent=True)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ unless a checkpoint folder is given; speed does not depend on them, the cosine o
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", default=None, help='names of contenders, with commas: "openvino bf16,sightline auto"')
     parser.add_argument("--rounds", type=int, default=None)
     parser.add_argument("--cpu-time", action="store_true", help="processor time on one thread, for a busy machine")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -242,7 +244,7 @@ def run(options: argparse.Namespace) -> None:
         cpu_time=options.cpu_time,
         only=options.only.split(",") if options.only else None,
     )
-    print(table(rows))
+    print("\n".join(json.dumps({**asdict(row), "machine": machine()}) for row in rows) if options.json else table(rows))
 
 
 def _unit(vectors: Any) -> Tensor:

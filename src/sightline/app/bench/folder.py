@@ -8,10 +8,11 @@ turn, so that a disturbance hits all alike. The model's own rate (ready batches,
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -209,9 +210,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--parts", type=int, default=5)
     parser.add_argument("--photos", default=None, help="a folder of photographs to fill the pictures with")
     parser.add_argument("--only", default=None, help='"sightline auto", … with commas')
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
 
 
 def run(options: argparse.Namespace) -> None:
     only = options.only.split(",") if options.only else None
     lines = bench_folder(options.count, photos=options.photos, parts=options.parts, contenders=only)
-    print(table(lines, options.count))
+    if options.json:
+        print("\n".join(json.dumps({**asdict(line), "machine": machine()}) for line in lines))
+    else:
+        print(table(lines, options.count))

@@ -12,8 +12,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sightline.runtime.bench import import_open_clip
 from sightline.runtime.openvino import core, silence  # which see to it that nothing is reported home
 
 Compute = Callable[[Tensor], Any]
@@ -64,8 +63,7 @@ def compiled_bf16(theirs: Any, calibration: Tensor) -> Compute:
 
 def open_clip_fp32(theirs: Any, calibration: Tensor, dtype: torch.dtype = torch.float32) -> Compute:
     """Its own tower of the same size; the weights are its own random ones, so only the speed compares."""
-    if find_spec("torchvision") is None and find_spec("oracles") is not None:
-        import_module("oracles").open_clip()  # in the repository, PYTHONPATH=tests: it imports without torchvision
+    import_open_clip()
     from open_clip.model import CLIP
 
     c = theirs.config

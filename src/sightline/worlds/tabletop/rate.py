@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
 
 from .stream import render_many
@@ -23,8 +24,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--count", type=int, default=400)
+    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     figure = rate(options.size, options.workers, options.count)
+    if options.json:
+        print(json.dumps({"pictures_per_second": figure, **vars(options)}))
+        return
     print(f"{figure:.0f} pictures/s at {options.size}x{options.size} with all truth, {options.workers} workers")
 
 
