@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -31,6 +30,7 @@ RANKS = {
     "models.processor": 7,
     "models.loading": 8,
     "models.contrastive": 9,
+    "models.vlm": 9,
     "models.zoo": 10,
     "worlds": 11,
     "training": 12,
@@ -117,7 +117,7 @@ def run_help(*arguments: str) -> tuple[float, str]:
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "print('LOADED', sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'numpy', 'transformers', 'lancedb'}))"
     )
-    start = time.perf_counter()
+    before = os.times()
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments, "--help"],
         capture_output=True,
@@ -126,7 +126,9 @@ def run_help(*arguments: str) -> tuple[float, str]:
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    return time.perf_counter() - start, done.stdout
+    after = os.times()
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    return spent, done.stdout
 
 
 def test_help_is_quick_and_imports_no_torch() -> None:
@@ -145,8 +147,7 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     ):
         assert verb in runs[0][1]
     assert "LOADED []" in runs[0][1]
-    # 0.7 s is the promise; a busy test machine gets twice that before it counts as broken.
-    assert min(seconds for seconds, _ in runs) < 1.4
+    assert min(seconds for seconds, _ in runs) < 0.7  # processor time, which a busy machine does not stretch
 
 
 def test_help_of_a_verb_imports_no_torch() -> None:

@@ -15,6 +15,8 @@ import typer
 from sightline.app.commands import checking, learning, looking, searching
 from sightline.errors import SightlineError
 
+STOPPED = 130  # 128 + SIGINT, as shells have it
+
 app = typer.Typer(
     name="sightline",
     help="Pictures and words in one space: embed, label, search, train, measure.",
@@ -68,9 +70,10 @@ def main() -> None:
     except BrokenPipeError:  # the reader of a pipe (head, less) has gone; that is no fault
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  the interpreter flushes it on its way out
         raise SystemExit(0) from None
-    except KeyboardInterrupt:
-        print("Stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
-        raise SystemExit(130) from None
+    except SystemExit as stop:  # typer turns Ctrl-C into its exit code, without a word
+        if stop.code == STOPPED:
+            print("Stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        raise
     except OSError as error:
         if os.environ.get("SIGHTLINE_DEBUG"):
             raise

@@ -84,7 +84,7 @@ def search(
     ] = None,
     before: Annotated[str | None, typer.Option(help="Only pictures taken before this date.")] = None,
     min_percentile: Annotated[
-        float | None, typer.Option(help="What makes a match (default 99 for words, 50 for pictures).", min=0, max=100)
+        float | None, typer.Option(help="What makes a match (default 97 for words, 50 for pictures).", min=0, max=100)
     ] = None,
     model: OfIndex = None,
     device: Device = "auto",
