@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
 from sightline.app.verbs.cost import cost
+from sightline.models.vision.clip_resnet import CLIPResNet
+from sightline.runtime.forecast import forecast
 
 
 def test_vit_b16_at_224_and_1024() -> None:
@@ -19,3 +23,10 @@ def test_clip_has_two_towers() -> None:
     done = cost("openai/clip-vit-base-patch32")
     assert done.parameters == 151_277_313
     assert [t.tokens for t in done.towers] == [50, 77]
+
+
+def test_a_pooling_query_is_no_token() -> None:
+    with torch.device("meta"):
+        tower = CLIPResNet((1, 1, 1, 1), width=8, heads=4, image_size=224, out=16).eval()
+        found = forecast(tower, {"pixel_values": torch.empty(1, 3, 224, 224)})
+    assert found.tokens == 50  # 7 × 7 places and their mean, read by one query

@@ -49,8 +49,8 @@ class Forecast:
 
     @property
     def tokens(self) -> int:
-        """Of the longest sequence that attends."""
-        return max((a.queries for a in self.attentions), default=0)
+        """Of the longest sequence that is looked at (a pooling query is no token)."""
+        return max((a.keys for a in self.attentions), default=0)
 
     @property
     def score_bytes_per_layer(self) -> int:

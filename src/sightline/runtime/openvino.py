@@ -125,7 +125,8 @@ class _Positional(nn.Module):
 
 def _exported(module: nn.Module, example: Mapping[str, Tensor]) -> Any:
     plain = module if precision_of(module) == "float32" else copy.deepcopy(module).float()
-    inputs = tuple(torch.cat([t[:1], t[:1]]) for t in example.values())  # a batch of one would be taken as fixed
+    whole = (t.float() if t.is_floating_point() else t for t in example.values())
+    inputs = tuple(torch.cat([t[:1], t[:1]]) for t in whole)  # a batch of one would be taken as fixed
     free = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)
     try:
         with torch.no_grad(), silence():
