@@ -253,3 +253,11 @@ def test_what_a_kill_left_half_made_is_made_anew(pictures: Path, tmp_path: Path)
     assert not index.update(pictures, FakeEmbedder()).failed
     assert Index.open(index.folder).calibration is not None
     check(index, pictures)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no file names with a colon")
+def test_a_colon_in_the_name_is_no_address(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    index = Index.create("s3:holidays", manifest())
+    assert index.update(pictures, FakeEmbedder()).added == 23
+    assert len(Index.open("s3:holidays")) == 23 and (tmp_path / "s3:holidays").is_dir()

@@ -170,6 +170,11 @@ class LanceSnapshot:
                 yield batch
 
 
+def _connect(location: str) -> Any:
+    """A folder is given whole, since a name with a colon ("a:b") would be taken for an address."""
+    return lancedb.connect(location if "://" in location else os.path.abspath(location))
+
+
 class LanceStore:
     """See store.Store. The caller holds the writer lock while writing."""
 
@@ -180,7 +185,7 @@ class LanceStore:
     @classmethod
     def create(cls, location: str, manifest: Manifest) -> Self:
         with faults(location, "written"):
-            database = lancedb.connect(location)
+            database = _connect(location)
             table = database.create_table(TABLE, schema=schema(manifest), mode="overwrite")
             return cls(location, database, table, manifest)
 
@@ -191,12 +196,12 @@ class LanceStore:
             versions = os.path.join(location, f"{TABLE}.lance", "_versions")
             return os.path.isdir(versions) and any(name.endswith(".manifest") for name in os.listdir(versions))
         with faults(location, "read"):
-            return TABLE in lancedb.connect(location).list_tables().tables
+            return TABLE in _connect(location).list_tables().tables
 
     @classmethod
     def open(cls, location: str) -> Self:
         with faults(location, "opened"):
-            database = lancedb.connect(location)
+            database = _connect(location)
             table = database.open_table(TABLE)
             data = (table.schema.metadata or {}).get(MANIFEST_KEY)
             if data is None:
