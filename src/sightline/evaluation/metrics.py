@@ -21,7 +21,7 @@ Z95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Score:
-    """value: in 0 … 1 (a median rank excepted). low, high: 95 % interval. n: questions asked.
+    """value: in 0 … 1 (a median rank and CIDEr, 0 … 10, excepted). low, high: 95 % interval. n: questions asked.
 
     metric: its full name, "hit@10".
     """
@@ -35,6 +35,8 @@ class Score:
     def __str__(self) -> str:
         if self.metric.endswith("median rank"):
             return f"{self.metric} {self.value:g} (n = {self.n:,})"
+        if self.metric.startswith("CIDEr"):
+            return f"{self.metric} {self.value:.3f} [{self.low:.3f}, {self.high:.3f}] (n = {self.n:,})"
         return f"{self.metric} {100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}] (n = {self.n:,})"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +17,9 @@ from typing import Any
 import numpy as np
 
 from sightline.errors import EvaluationError
+from sightline.evaluation.answers import answer_scores
+from sightline.evaluation.captions import caption_scores
+from sightline.evaluation.hallucination import hallucination_scores
 from sightline.evaluation.metrics import (
     Score,
     hit_at,
@@ -27,17 +30,29 @@ from sightline.evaluation.metrics import (
     recall_at,
     top_at,
 )
+from sightline.evaluation.reliability import reliability_scores
 
 FORMAT = 1
 LARGEST = 1 << 30  # bytes of a record that is read
 
+# Kinds whose answers are texts (spoken.py makes such records) and how their scores follow.
+SPOKEN: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], list[Score]]] = {
+    "vqa": answer_scores,
+    "caption": caption_scores,
+    "hallucination": hallucination_scores,
+    "reliability": lambda answers, options: reliability_scores(
+        answers["confidence"], answers["correct"], int(options["bins"])
+    ),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """kind: "retrieval", "phrases" or "zero-shot". manifest: of the model. data: source, hash and size of the split.
+    """kind: "retrieval", "phrases", "zero-shot", or one of SPOKEN. manifest: of the model.
 
+    data: source, hash and size of the split.
     options: everything that was chosen (templates, ks).
-    answers: the raw ranks, by direction, from which `scores` follow.
+    answers: the raw ranks, or what the model said beside what is true, from which `scores` follow.
     """
 
     kind: str
@@ -118,6 +133,8 @@ def replay(path: str | Path) -> Record:
 def scores_of(kind: str, answers: Mapping[str, Any], options: Mapping[str, Any]) -> list[Score]:
     """The scores that follow from raw answers: the one way, for new records and for replays."""
     try:
+        if kind in SPOKEN:
+            return SPOKEN[kind](answers, options)
         ks = [int(k) for k in options["ks"]]
         if kind == "retrieval":
             return _retrieval_scores(answers, ks)
@@ -128,7 +145,7 @@ def scores_of(kind: str, answers: Mapping[str, Any], options: Mapping[str, Any])
             _check_ranks([[r] for r in answers["ranks"]], len(answers["classes"]))
             scores = [top_at(ranks, k) for k in ks if k <= len(answers["classes"])]
             return [*scores, mean_reciprocal_rank([[int(r)] for r in ranks])]
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise EvaluationError(
             f"The answers of this {kind} record are damaged ({type(error).__name__}: {error})."
         ) from None
