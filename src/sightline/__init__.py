@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sightline.app.verbs.embed import embed
     from sightline.app.verbs.evaluating import evaluate_retrieval, evaluate_zero_shot, replay
     from sightline.app.verbs.inspect import inspect_tokens
+    from sightline.app.verbs.inspect_bridges import inspect_bridges
     from sightline.app.verbs.searching import duplicates, index, search
     from sightline.app.verbs.training import check_contrastive, train_contrastive
     from sightline.app.verbs.world import world
@@ -46,6 +47,7 @@ _HOME = {  # public name → the module that holds it
     "evaluate_zero_shot": "app.verbs.evaluating",
     "find_pictures": "media",
     "index": "app.verbs.searching",
+    "inspect_bridges": "app.verbs.inspect_bridges",
     "inspect_tokens": "app.verbs.inspect",
     "load": "models.zoo",
     "read_picture": "media",
@@ -68,6 +70,7 @@ __all__ = [
     "evaluate_zero_shot",
     "find_pictures",
     "index",
+    "inspect_bridges",
     "inspect_tokens",
     "load",
     "read_picture",

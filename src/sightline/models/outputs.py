@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from sightline.nn import Cache, CrossCache
+
 
 @dataclass
 class EncoderOutput:
@@ -36,3 +38,30 @@ class DualOutput:
     text_embeds: Tensor
     vision_model_output: EncoderOutput | None = None
     text_model_output: EncoderOutput | None = None
+
+
+@dataclass
+class DecoderOutput:
+    """A causal decoder. logits [B, T or 1, vocabulary]; `hidden_states` starts with the embeddings and ends with
+    `last_hidden_state`; `cache` is the one that was handed in, now longer."""
+
+    logits: Tensor
+    last_hidden_state: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cache: Cache | None = None
+
+
+@dataclass
+class CrossOutput(DecoderOutput):
+    """A decoder that looks at a context: `cross_attentions` [B, heads, T, S], one per layer that does."""
+
+    cross_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class CrossEncoderOutput(EncoderOutput):
+    """An encoder that may look at a context, and may be causal with a cache."""
+
+    cross_attentions: tuple[Tensor, ...] | None = None
+    cache: CrossCache | None = None

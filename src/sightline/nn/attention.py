@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sightline.errors import ConfigError
+from sightline.nn.cache import LayerCache
 from sightline.nn.masks import causal_bias
 from sightline.nn.positions import Rotation, rotate
 
@@ -26,12 +27,18 @@ def attend(
     bias: Float[Tensor, "#batch #heads #queries keys"] | None = None,
     causal: bool = False,
     scale: float | None = None,
+    softcap: float | None = None,
 ) -> Float[Tensor, "batch heads queries value_size"]:
     """Scaled dot-product attention; `bias` is added to the scores (0 = see, large negative = hidden)."""
-    if _trains_on_cpu(query, key):
-        return attend_readably(query, key, value, bias=bias, causal=causal, scale=scale)[0]
-    if causal and bias is not None:
-        bias, causal = bias + causal_bias(query, key), False
+    if softcap is not None or _trains_on_cpu(query, key):
+        return attend_readably(query, key, value, bias=bias, causal=causal, scale=scale, softcap=softcap)[0]
+    if query.shape[2] == 1:
+        causal = False  # the only query is the last token, which sees every key
+        if _folds(query, key, bias):
+            return _fold(query, key, value, bias, scale)
+    if causal and (bias is not None or query.shape[2] != key.shape[2]):  # the fused call counts from the first key
+        hides = causal_bias(query, key)
+        bias, causal = hides if bias is None else bias + hides, False
     grouped = query.shape[1] != key.shape[1]
     return F.scaled_dot_product_attention(
         query, key, value, attn_mask=bias, is_causal=causal, scale=scale, enable_gqa=grouped
@@ -46,17 +53,36 @@ def attend_readably(
     bias: Float[Tensor, "#batch #heads #queries keys"] | None = None,
     causal: bool = False,
     scale: float | None = None,
+    softcap: float | None = None,
 ) -> tuple[Float[Tensor, "batch heads queries value_size"], Float[Tensor, "batch heads queries keys"]]:
-    """The same as `attend`, step by step, with the weights (each row sums to one)."""
+    """The same as `attend`, step by step, with the weights (each row sums to one).
+
+    softcap: scores s become softcap · tanh(s / softcap) before anything is hidden (Gemma 2, arXiv:2408.00118, §2).
+    """
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     if causal:
         scores = scores + causal_bias(query, key)
     if bias is not None:
         scores = scores + bias
     weights = scores.float().softmax(dim=-1).to(query.dtype)
     return weights @ value, weights
+
+
+def _folds(query: Tensor, key: Tensor, bias: Tensor | None) -> bool:
+    """Whether heads that share a key can be taken as so many queries of one head: one query, one bias for all heads."""
+    return query.shape[1] != key.shape[1] and (bias is None or bias.shape[1] == 1)
+
+
+def _fold(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float | None) -> Tensor:
+    """One query per head, grouped heads: no key is repeated."""
+    batch, heads, _, size = query.shape
+    grouped = query.reshape(batch, key.shape[1], heads // key.shape[1], size)
+    mixed = F.scaled_dot_product_attention(grouped, key, value, attn_mask=bias, scale=scale)
+    return mixed.reshape(batch, heads, 1, value.shape[-1])
 
 
 def _trains_on_cpu(query: Tensor, key: Tensor) -> bool:
@@ -71,7 +97,8 @@ class Attention(nn.Module):
 
     hidden: width of the tokens; context: width of what they look at (None: themselves); out: width of the result.
     Self-attention holds one fused projection (query, key, value); cross-attention a query and a fused key-value.
-    kv_heads < heads is grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245).
+    kv_heads < heads is grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245). softcap: see `attend_readably`.
+    norm_query, norm_key: norms over a head's channels, before any rotation (self-attention only).
     """
 
     def __init__(
@@ -86,6 +113,9 @@ class Attention(nn.Module):
         output_bias: bool | None = None,
         out: int | None = None,
         scale: float | None = None,
+        softcap: float | None = None,
+        norm_query: nn.Module | None = None,
+        norm_key: nn.Module | None = None,
     ) -> None:
         super().__init__()
         width = hidden if width is None else width
@@ -94,7 +124,10 @@ class Attention(nn.Module):
                 f"a width of {width} does not divide into {heads} heads; check the numbers in config.json."
             )
         self.heads, self.kv_heads = heads, heads if kv_heads is None else kv_heads
+        if self.kv_heads < 1 or heads % self.kv_heads:
+            raise ConfigError(f"{heads} heads cannot share {kv_heads} key heads evenly; check config.json.")
         self.size, self.scale, self.crosses = width // heads, scale, context is not None
+        self.softcap, self.norm_query, self.norm_key = softcap, norm_query, norm_key
         keys = self.kv_heads * self.size
         if context is None:
             self.qkv = nn.Linear(hidden, width + 2 * keys, bias=bias)
@@ -113,26 +146,45 @@ class Attention(nn.Module):
         bias: Float[Tensor, "#batch #heads #queries keys"] | None = None,
         causal: bool = False,
         rotation: Rotation | None = None,
+        cache: LayerCache | None = None,
         weights: bool = False,
     ) -> tuple[Float[Tensor, "batch queries out"], Float[Tensor, "batch heads queries keys"] | None]:
-        """Returns the new tokens and, if `weights` is asked for, who looked at whom (else None)."""
-        keys = self.kv_heads * self.size
+        """Returns the new tokens and, if `weights` is asked for, who looked at whom (else None).
+
+        cache: earlier keys and values, behind which those of `tokens` are written; only where it looks at itself.
+        """
         if self.crosses:
             if context is None:
                 raise TypeError("this attention crosses to a context and was given none")
-            query = self.query(tokens)
-            key, value = self.key_value(context).split(keys, dim=-1)
+            query = self._by_head(self.query(tokens))
+            key, value = self._by_head(self.key_value(context)).chunk(2, dim=1)
         else:
-            query, key, value = self.qkv(tokens).split([self.heads * self.size, keys, keys], dim=-1)
-        query, key, value = (self._by_head(x) for x in (query, key, value))
-        if rotation is not None:
-            query, key = rotate(query, rotation), rotate(key, rotation)
+            query, key, value = self._own(tokens, rotation)
+            if cache is not None:
+                key, value = cache.append(key, value)
+        scale, cap = self.scale, self.softcap
         seen: Tensor | None = None
         if weights:
-            mixed, seen = attend_readably(query, key, value, bias=bias, causal=causal, scale=self.scale)
+            mixed, seen = attend_readably(query, key, value, bias=bias, causal=causal, scale=scale, softcap=cap)
         else:
-            mixed = attend(query, key, value, bias=bias, causal=causal, scale=self.scale)
+            mixed = attend(query, key, value, bias=bias, causal=causal, scale=scale, softcap=cap)
         return self.output(mixed.transpose(1, 2).flatten(2)), seen
+
+    def _own(self, tokens: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value by head, [batch, heads, tokens, size]; queries and keys are turned in one go."""
+        projected = self._by_head(self.qkv(tokens))
+        if self.norm_query is None and self.norm_key is None and rotation is not None:
+            turning, value = torch.split(projected, [self.heads + self.kv_heads, self.kv_heads], dim=1)
+            query, key = torch.split(rotate(turning, rotation), [self.heads, self.kv_heads], dim=1)
+            return query, key, value
+        query, key, value = torch.split(projected, [self.heads, self.kv_heads, self.kv_heads], dim=1)
+        if self.norm_query is not None:
+            query = self.norm_query(query)
+        if self.norm_key is not None:
+            key = self.norm_key(key)
+        if rotation is not None:
+            query, key = rotate(query, rotation), rotate(key, rotation)
+        return query, key, value
 
     def _by_head(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch heads tokens size"]:
         return torch.unflatten(x, -1, (-1, self.size)).transpose(1, 2)

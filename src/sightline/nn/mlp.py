@@ -60,13 +60,13 @@ class MLP(nn.Module):
 class GatedMLP(nn.Module):
     """down(act(gate x) · up x), gate and up fused (SwiGLU, GeGLU: Shazeer 2020, arXiv:2002.05202)."""
 
-    def __init__(self, hidden: int, intermediate: int, act: str, *, bias: bool = False) -> None:
+    def __init__(self, hidden: int, intermediate: int, act: str, *, bias: bool = False, out: int | None = None) -> None:
         super().__init__()
         self.act = activation(act)
         self.gate_up = nn.Linear(hidden, 2 * intermediate, bias=bias)
-        self.down = nn.Linear(intermediate, hidden, bias=bias)
+        self.down = nn.Linear(intermediate, hidden if out is None else out, bias=bias)
 
-    def forward(self, x: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
+    def forward(self, x: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch out"]:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         narrow: Tensor = self.down(self.act(gate) * up)
         return narrow

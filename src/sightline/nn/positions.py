@@ -5,11 +5,13 @@ Learned table over a grid (ViT), resampled to any grid; fixed sine-cosine; rotar
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -69,10 +71,50 @@ def sine_cosine_grid(grid: tuple[int, int], hidden: int) -> Float[Tensor, "cells
 
 @dataclass(frozen=True)
 class Rotation:
-    """Cosines and sines, [..., tokens, size], by which queries and keys are turned (RoFormer, arXiv:2104.09864)."""
+    """By how much queries and keys are turned (RoFormer, arXiv:2104.09864); both [..., tokens, turned channels].
+
+    sine: negative in the first half of the channels, so that turning is x · cosine + (x, halves swapped) · sine.
+    """
 
     cosine: Tensor
     sine: Tensor
+
+
+class Rotary:
+    """Rotary positions of one model: its frequencies, computed once, and what they make of positions.
+
+    size: turned channels per head. scaling: config.json's rope_scaling, of type "linear" or "llama3", with
+    mrope_section if a channel's position may be a time, a row or a column. ConfigError for another type.
+    """
+
+    def __init__(self, size: int, *, base: float = 10_000.0, scaling: Mapping[str, Any] | None = None) -> None:
+        self.size, self.base, self.scaling = size, base, dict(scaling or {})
+        self.sections = [int(n) for n in self.scaling.get("mrope_section") or ()]
+        if self.sections and sum(self.sections) != size // 2:
+            raise ConfigError(
+                f"mrope_section {self.sections} does not add up to half a head, {size // 2}; check config.json."
+            )
+        if size < 2 or size % 2:
+            raise ConfigError(f"rotary positions turn pairs of channels, not {size} per head; check config.json.")
+        _scaled(torch.empty(0), self.scaling)
+        self._frequency: Tensor | None = None
+
+    def __call__(self, positions: Int[Tensor, "*axes batch tokens"]) -> Rotation:
+        """positions [batch, tokens], or [3, batch, tokens] (time, row, column) → a rotation [batch, 1, tokens, size]."""
+        angles = positions.float()[..., None] * self._frequencies(positions.device)
+        if positions.ndim == 3:
+            if not self.sections:
+                raise ConfigError("positions in three axes need an mrope_section in config.json's rope_scaling.")
+            parts = torch.split(angles, self.sections, dim=-1)
+            angles = torch.cat([part[axis % 3] for axis, part in enumerate(parts)], dim=-1)
+        return _rotation(angles[:, None])
+
+    def _frequencies(self, device: torch.device) -> Tensor:
+        if self._frequency is None or self._frequency.device != device:
+            with torch.inference_mode(False), torch.device("cpu"):
+                steps = torch.arange(0, self.size, 2, dtype=torch.float32) / self.size
+                self._frequency = _scaled(1.0 / self.base**steps, self.scaling).to(device)
+        return self._frequency
 
 
 def rotary(positions: Float[Tensor, "*batch tokens"], size: int, *, base: float = 10_000.0) -> Rotation:
@@ -89,10 +131,36 @@ def rotary_grid(
 
 
 def rotate(x: Float[Tensor, "batch heads tokens size"], rotation: Rotation) -> Float[Tensor, "batch heads tokens size"]:
-    """Turn each pair of channels by its angle, in float32."""
-    first, second = x.float().chunk(2, dim=-1)
-    turned = torch.cat([-second, first], dim=-1)
-    return (x.float() * rotation.cosine + turned * rotation.sine).to(x.dtype)
+    """Turn each pair of channels by its angle, in float32; channels beyond the rotation's stay (partial rotary)."""
+    turned = rotation.cosine.shape[-1]
+    if turned < x.shape[-1]:
+        return torch.cat([rotate(x[..., :turned], rotation), x[..., turned:]], dim=-1)
+    full = x.float()
+    return torch.addcmul(full * rotation.cosine, full.roll(turned // 2, -1), rotation.sine).to(x.dtype)
+
+
+def _scaled(frequency: Tensor, scaling: Mapping[str, Any]) -> Tensor:
+    """Frequencies stretched to a longer context than the one trained with.
+
+    linear: all by one factor (Chen et al. 2023, arXiv:2306.15595). llama3: waves longer than the old context by the
+    factor, short ones not, a straight line between (Llama 3.1's model.py, `apply_scaling`).
+    """
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind in ("default", "mrope"):
+        return frequency
+    if kind not in ("linear", "llama3"):
+        raise ConfigError(f'rope_scaling of type "{kind}" is unknown; config.json should say linear or llama3.')
+    try:
+        factor = float(scaling["factor"])
+        if kind == "linear":
+            return frequency / factor
+        low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
+        context = float(scaling["original_max_position_embeddings"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f'rope_scaling of type "{kind}" lacks a number ({error}); check config.json.') from None
+    waves = context * frequency / (2 * math.pi)  # how many fit in the old context
+    keep = ((waves - low) / (high - low)).clamp(0, 1)
+    return frequency * (keep + (1 - keep) / factor)
 
 
 def _angles(positions: Tensor, count: int, base: float, size: int) -> Tensor:
@@ -101,5 +169,5 @@ def _angles(positions: Tensor, count: int, base: float, size: int) -> Tensor:
 
 
 def _rotation(angles: Tensor) -> Rotation:
-    twice = torch.cat([angles, angles], dim=-1)
-    return Rotation(twice.cos(), twice.sin())
+    cosine, sine = angles.cos(), angles.sin()
+    return Rotation(torch.cat([cosine, cosine], dim=-1), torch.cat([-sine, sine], dim=-1))

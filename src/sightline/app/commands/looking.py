@@ -1,4 +1,4 @@
-"""Commands that look at pictures: embed, classify, inspect tokens, world."""
+"""Commands that look at pictures: embed, classify, inspect tokens, inspect bridges, world."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sightline.app.verbs.classify import Classification
     from sightline.app.verbs.embed import Embeddings
     from sightline.app.verbs.inspect import Tokens
+    from sightline.app.verbs.inspect_bridges import Bridges
     from sightline.app.verbs.world import World
 
 Pictures = Annotated[
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
     app.command("embed")(embed)
     app.command("classify")(classify)
     inspect.command("tokens")(tokens)
+    inspect.command("bridges")(bridges)
     app.add_typer(inspect, name="inspect")
     app.command("world")(world)
 
@@ -171,6 +173,48 @@ def _tokens(done: Tokens) -> str:
     if done.files:
         parts.append("figures: " + ", ".join(str(f) for f in done.files))
     return "\n\n".join(parts)
+
+
+def bridges(
+    picture: Annotated[
+        str | None, typer.Argument(metavar="[PICTURE]", help="A picture; without one a tabletop scene is drawn.")
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option("--kind", "-k", help="Only this bridge (may be repeated), e.g. mlp2x_gelu.")
+    ] = None,
+    text_hidden: Annotated[int, typer.Option(help="Width of the language model: 2048 TinyLlama, 4096 Vicuna.")] = 2048,
+    runs: Annotated[int, typer.Option(help="Runs of which the median is shown.")] = 7,
+    model: Model = BUILT_IN,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    as_json: Json = False,
+) -> None:
+    """MLP, Q-Former or Perceiver? Encoder tokens → language tokens, parameters and milliseconds of every bridge."""
+    from sightline.app.verbs.inspect_bridges import inspect_bridges
+
+    done = inspect_bridges(
+        picture, model=model, kinds=kind, text_hidden=text_hidden, runs=runs, device=device, dtype=dtype
+    )
+    finish(done, as_json, _bridges)
+
+
+def _bridges(done: Bridges) -> str:
+    rows = [
+        (
+            b.kind, f"{b.tokens_in} → {'–' if b.tokens_out is None else b.tokens_out}",
+            "–" if b.parameters is None else f"{b.parameters / 1e6:,.2f} M",
+            "–" if b.milliseconds is None else f"{b.milliseconds:,.2f}", b.used_by,
+        )
+        for b in done.bridges
+    ]  # fmt: skip
+    where = f"{done.device}, {done.dtype}, one picture, median of {done.runs} runs, random weights"
+    lines = [
+        f"{done.picture} through {done.model}: {done.grid[0]} × {done.grid[1]} patches of width {done.vision_hidden}, "
+        f"to a language model of width {done.text_hidden}",
+        table(rows, ("bridge", "tokens", "parameters", "ms", "used by"), right=(1, 2, 3)),
+        where,
+    ]
+    return "\n\n".join([*lines, *(f"{b.kind}: {b.reason}" for b in done.bridges if b.reason)])
 
 
 def world(
