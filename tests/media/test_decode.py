@@ -24,13 +24,14 @@ def jpeg(number: int, size: tuple[int, int] = (31, 37)) -> bytes:
     return file.getvalue()
 
 
-def test_order_is_kept_and_bad_files_are_rows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("turns", [None, 5, 100])
+def test_order_is_kept_and_bad_files_are_rows(turns: int | None, tmp_path: Path) -> None:
     paths = []
     for number in range(64):
         path = tmp_path / f"{number:02}.jpg"
         path.write_bytes(b"not a picture" if number % 6 == 5 else jpeg(number, (31 + 40 * (number % 7), 37)))
         paths.append(path)
-    results = list(decoded(paths, threads=3))
+    results = list(decoded(paths, threads=3, turns=turns))
     assert [item for item, _ in results] == paths
     bad = [item for item, result in results if isinstance(result, PictureError)]
     assert bad == paths[5::6] and len(bad) == 10
@@ -59,6 +60,20 @@ def test_scaled_only_when_asked() -> None:
     assert full.pixels.shape == (1200, 1600, 3) and small.pixels.shape == (600, 800, 3)
     ((_, a),), ((_, b),) = decoded([data], processor), decoded([data], processor, scaled=True)
     assert np.abs(a.pixels.astype(int) - b.pixels).max() <= 1  # type: ignore[union-attr]
+
+
+def test_in_turns_nothing_is_decoded_while_pictures_are_used() -> None:
+    begun: list[int] = []
+
+    def source(number: int) -> bytes:
+        begun.append(number)
+        return jpeg(number)
+
+    stream = decoded(range(11), threads=2, turns=4, source=source)
+    assert next(stream)[0] == 0
+    time.sleep(0.05)
+    assert sorted(begun) == [0, 1, 2, 3]
+    assert [item for item, _ in stream] == list(range(1, 11)) and sorted(begun) == list(range(11))
 
 
 def test_no_more_than_ahead_is_drawn_and_endless_is_fine() -> None:

@@ -40,6 +40,7 @@ def decoded(
     limits: Limits | None = None,
     threads: int = 2,
     ahead: int | None = None,
+    turns: int | None = None,
     source: Callable[[Item], str | Path | bytes | Picture] | None = None,
 ) -> Iterator[tuple[Item, Picture | PictureError]]:
     """(item, picture) for every item, in order; (item, PictureError) where one cannot be read, and then the next.
@@ -49,6 +50,8 @@ def decoded(
     scaled: lets large JPEGs be decoded small, as far as the processor's `target_shortest` allows (see jpeg.py);
         `shortest` says the same without a processor. Otherwise every pixel is decoded.
     ahead: most pictures held at a time, by default 4 per thread.
+    turns: decode so many with all threads, then none until they were taken. For a model on the same cores: a decoding
+        thread that takes a core from it holds up all of its threads at once.
     Stopping early (break, Ctrl-C) drops what was not begun. Errors other than PictureError come through.
     """
     if threads < 1 or (ahead is not None and ahead < 1):
@@ -56,7 +59,16 @@ def decoded(
     if scaled and processor is not None and shortest is None:
         shortest = processor.target_shortest
     work = partial(_read_one, source=source, processor=processor, shortest=shortest, limits=limits or Limits())
-    return _in_order(items, work, threads, ahead or 4 * threads)
+    return _in_turns(items, work, threads, turns) if turns else _in_order(items, work, threads, ahead or 4 * threads)
+
+
+def _in_turns(
+    items: Iterable[Item], work: Callable[[Item], Picture | PictureError], threads: int, turns: int
+) -> Iterator[tuple[Item, Picture | PictureError]]:
+    rest = iter(items)
+    with ThreadPoolExecutor(threads, thread_name_prefix="sightline-decode") as pool:
+        while some := list(islice(rest, turns)):
+            yield from zip(some, list(pool.map(work, some)), strict=True)
 
 
 def _in_order(

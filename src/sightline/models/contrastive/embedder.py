@@ -110,6 +110,7 @@ class Embedder:
             limits=self.limits,
             threads=self.threads,
             ahead=self.batch_size + 2 * self.threads,
+            turns=self.batch_size if self.model.device.type == "cpu" else None,
             source=as_source,
         )
         sized = isinstance(items, Sized)
