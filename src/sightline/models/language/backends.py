@@ -1,7 +1,7 @@
 """Readers of tokenizer files: each gives a Tokenizer that yields the official ids.
 
-CLIP's and Gemma's are built anew from the vocabulary and merges in the files, as transformers 5 does; a file's own
-regular expressions are run only for other families, and only if they cannot blow up.
+CLIP's, Gemma's and Llama's are built anew from the vocabulary and merges in the files, as transformers 5 does; a file's
+own regular expressions are run only for other families, and only if they cannot blow up.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import gzip
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,23 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 from sightline.errors import ConfigError, SightlineError, TokenizerError
 from sightline.hub import read_json
+from sightline.models.language.language_backends import (
+    DEFAULTS,
+    TAKEN_AS_THEY_ARE,
+    byte_level_bpe,
+    family_of,
+    from_sentencepiece,
+    metaspace_bpe,
+    name_specials,
+    padding_of,
+    word_piece,
+)
 from sightline.models.language.tokenizers import Rules, Side, Tokenizer, token_name
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 LARGEST = 64 << 20  # bytes; Gemma's tokenizer.json, the largest in use, has 34 MB
+CLASS = re.compile(r"\\[pPx]\{[^{}]*\}")  # \p{L}: these braces count nothing
 BOMB = re.compile(r"[+*}]\)?[+*{]|\([^()]*[+*][^()]*\)[+*{]")  # a quantifier of a quantifier
 
 
@@ -42,6 +55,7 @@ def read_tokenizer(folder: Path, extra: dict[str, Any], context_length: int, mod
 def _read(folder: Path, extra: dict[str, Any], context_length: int, model_type: str) -> Tokenizer:
     kind = str(extra.get("tokenizer_class", "")).removesuffix("Fast")
     siglip, clip = model_type.startswith("siglip"), model_type in ("clip", "clip_text_model", "open_clip")
+    family = "" if siglip or clip else family_of(kind, model_type)
     if siglip and (folder / "spiece.model").is_file() and kind in ("", "SiglipTokenizer"):
         from sightline.models.language.sentencepiece import SentencePiece
         from sightline.models.language.siglip_words import SigLIPTokenizer
@@ -55,22 +69,41 @@ def _read(folder: Path, extra: dict[str, Any], context_length: int, model_type: 
         elif kind in ("GemmaTokenizer", "Siglip2Tokenizer") or (not kind and siglip):
             template = data.get("post_processor")
             backend = gemma_bpe(*vocabulary(data), lower=siglip, extra=extra, added=added, template=template)
+        elif kind == "LlamaTokenizer" and model_type not in TAKEN_AS_THEY_ARE and not byte_level(data):
+            backend = metaspace_bpe(*vocabulary(data), extra)
+            backend.add_tokens(added)
+            template = data.get("post_processor")
+            backend.post_processor = None if template is None else post_processor(template)
+            wrap(backend, {**DEFAULTS["llama"], **extra}, forced=False)
         else:
             backend = plain(data, extra)
     elif (folder / "vocab.json").is_file():
-        vocab = read_json(folder / "vocab.json")
-        backend = clip_bpe(vocab, read_merges(folder / "merges.txt"), extra=extra, added=_added(extra, []))
+        vocab, merges = read_json(folder / "vocab.json"), read_merges(folder / "merges.txt")
+        if kind == "CLIPTokenizer" or clip or not family:
+            backend = clip_bpe(vocab, merges, extra=extra, added=_added(extra, []))
+        else:
+            backend = byte_level_bpe(vocab, merges, extra, family)
+            wrap(backend, {**DEFAULTS[family], **extra}, forced=False)
+    elif pieces := next((p for n in ("tokenizer.model", "spiece.model") if (p := folder / n).is_file()), None):
+        backend = from_sentencepiece(pieces, extra, family)
+    elif (folder / "vocab.txt").is_file():
+        backend = word_piece(folder / "vocab.txt", extra)
     elif (folder / "bpe_simple_vocab_16e6.txt.gz").is_file():
         backend = clip_bpe(*openai_vocabulary(folder / "bpe_simple_vocab_16e6.txt.gz"))
     else:
         raise TokenizerError(f"{folder} holds no tokenizer that Sightline reads; it needs a tokenizer.json.")
+    if not (siglip or clip or kind == "CLIPTokenizer"):
+        name_specials(backend, extra, family)
+        side: Side = "left" if family in ("llama", "gemma") else "right"
+        rules = Rules.of(extra, padding_of(backend, extra, family), "longest", side)
+        return Tokenizer(backend, replace(rules, cut=None), context_length, extra)
     pad = token_name(extra, "pad_token", END if clip else "<pad>")
     pad_id = backend.token_to_id(pad)
     if pad_id is None:
         raise TokenizerError(f'the tokenizer has no padding token "{pad}", which tokenizer_config.json names.')
     if model_type == "open_clip":  # open_clip pads with 0, and CoCa's mask relies on it
         return Tokenizer(backend, Rules(0, "max_length", mask=False), context_length, extra)
-    side: Side = "left" if kind in ("GemmaTokenizer", "Siglip2Tokenizer") else "right"
+    side = "left" if kind in ("GemmaTokenizer", "Siglip2Tokenizer") else "right"
     return Tokenizer(
         backend, Rules.of(extra, pad_id, "max_length" if siglip else "longest", side), context_length, extra
     )
@@ -173,8 +206,8 @@ def gemma_bpe(
     backend.add_tokens(added)
     backend.add_special_tokens([t for t in names if t in vocab and t not in {a.content for a in added}])
     if template is not None:
-        backend.post_processor = _post_processor(template)
-    _wrap(backend, extra, forced=template is None)
+        backend.post_processor = post_processor(template)
+    wrap(backend, extra, forced=template is None)
     return backend
 
 
@@ -190,17 +223,17 @@ GEMMA_SPECIALS = {
 def plain(data: dict[str, Any], extra: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """tokenizer.json as it is, unless one of its regular expressions could take for ever."""
     for pattern in _patterns([data.get("normalizer"), data.get("pre_tokenizer"), data.get("decoder")]):
-        if len(pattern) > 2000 or BOMB.search(pattern):
+        if len(pattern) > 2000 or BOMB.search(CLASS.sub("x", pattern)):
             raise TokenizerError(
                 f"tokenizer.json holds a regular expression that could take for ever ({pattern[:60]!r}); "
                 "use a checkpoint whose tokenizer does not."
             )
     backend = tokenizers.Tokenizer.from_str(json.dumps(data))
-    _wrap(backend, extra, forced=False)
+    wrap(backend, extra, forced=False)
     return backend
 
 
-def _wrap(backend: tokenizers.Tokenizer, extra: Mapping[str, Any], *, forced: bool) -> None:
+def wrap(backend: tokenizers.Tokenizer, extra: Mapping[str, Any], *, forced: bool) -> None:
     """Start and end tokens as tokenizer_config.json asks for; without a word there, the file's own rule stays."""
     if not forced and "add_bos_token" not in extra and "add_eos_token" not in extra:
         return
@@ -216,7 +249,7 @@ def _wrap(backend: tokenizers.Tokenizer, extra: Mapping[str, Any], *, forced: bo
     )
 
 
-def _post_processor(template: Mapping[str, Any]) -> Any:
+def post_processor(template: Mapping[str, Any]) -> Any:
     """The post-processor record of a tokenizer.json as an object."""
     empty = {"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": {}, "merges": []}}
     return tokenizers.Tokenizer.from_str(json.dumps({**empty, "post_processor": template})).post_processor
@@ -230,6 +263,11 @@ def _added(extra: Mapping[str, Any], listed: Any) -> list[AddedToken]:
         records = {int(record["id"]): record for record in listed}
     keys = ("single_word", "lstrip", "rstrip", "normalized", "special")
     return [AddedToken(r["content"], **{k: bool(r[k]) for k in keys if k in r}) for _, r in sorted(records.items())]
+
+
+def byte_level(data: Mapping[str, Any]) -> bool:
+    """Whether a tokenizer.json works on bytes, as Llama 3's does, whatever class it names."""
+    return '"ByteLevel"' in json.dumps([data.get("pre_tokenizer"), data.get("decoder")])
 
 
 def _patterns(node: Any) -> list[str]:

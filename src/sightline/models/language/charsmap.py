@@ -21,6 +21,7 @@ class CharsMap:
 
     def __init__(self, blob: bytes) -> None:
         """blob: precompiled_charsmap, may be empty. Raises TokenizerError if the table is damaged."""
+        self.blob = blob
         size = int.from_bytes(blob[:4], "little")
         if blob and (size % 4 or not 4 <= size <= len(blob) - 4):
             raise TokenizerError("the SentencePiece model's character table is damaged; fetch the file again.")

@@ -48,9 +48,10 @@ class SigLIPTokenizer(Tokenizer):
     def _opener(self) -> str:
         return token_name(self.extra, "unk_token", "<unk>")
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids with the end of sentence, cut to the context length."""
-        return [self._encode(text) for text in texts]
+    def encode(self, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
+        """Ids with the end of sentence (without it if special is False), cut to the context length."""
+        found = [self._encode(text) for text in texts]
+        return found if special else [ids[:-1] for ids in found]
 
     def _encode(self, text: str) -> list[int]:
         parts = self._split.split(SPACE + text.replace(SPACE, " "))
@@ -73,8 +74,21 @@ class SigLIPTokenizer(Tokenizer):
         ids = self.model.encode(self._opener + text)
         return ids[self._opening :] if len(ids) >= self._opening else ids
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """Special pieces are always left out, as the reference implementation does."""
         return self.model.decode(list(ids))
+
+    def token_id(self, text: str) -> int:
+        if text not in self.model.ids:
+            raise TokenizerError(f'spiece.model has no piece "{text}".')
+        return self.model.ids[text]
+
+    def add_tokens(self, names: Sequence[str], *, special: bool = False) -> list[int]:
+        raise TokenizerError("SigLIP's tokenizer takes no new tokens; its pieces are fixed.")
+
+    @property
+    def size(self) -> int:
+        return len(self.model.pieces)
 
     def describe(self) -> dict[str, Any]:
         sha = hashlib.sha256(self.model.raw + b"lower" * self.lower).hexdigest()

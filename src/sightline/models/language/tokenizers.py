@@ -1,6 +1,7 @@
 """Words → ids, through the `tokenizers` library, from whatever files a checkpoint folder holds.
 
-tokenizer.json · vocab.json + merges.txt (CLIP's byte-pair encoding) · spiece.model / tokenizer.model (SentencePiece)
+tokenizer.json · vocab.json + merges.txt (byte-pair encoding) · spiece.model / tokenizer.model (SentencePiece) ·
+vocab.txt (WordPiece)
 """
 
 from __future__ import annotations
@@ -19,20 +20,27 @@ from torch import Tensor
 from sightline.errors import TokenizerError
 from sightline.hub import read_json, write_json
 
-FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model", "bpe_simple_vocab_16e6.txt.gz")
+FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model", "vocab.txt", "bpe_simple_vocab_16e6.txt.gz")
+CLEANED = (  # spaces that pieces leave behind: the official list, in its order
+    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"),
+    (" 've", "'ve"), (" 're", "'re"),
+)  # fmt: skip
 Padding = Literal["longest", "max_length"]
 Side = Literal["left", "right"]
 
 
 @dataclass(frozen=True)
 class Rules:
-    """How a family pads: with what, how far, on which side, and whether it returns a mask; which end is cut off."""
+    """How a family pads: with what, how far, on which side, and whether it returns a mask; which end is cut off.
+
+    cut None: nothing is cut. Language models read prompts, and half a prompt is no prompt: the model says it is too long.
+    """
 
     pad_id: int
     padding: Padding
     mask: bool
     side: Side = "right"
-    cut: Side = "right"
+    cut: Side | None = "right"
 
     @classmethod
     def of(cls, extra: Mapping[str, Any], pad_id: int, padding: Padding, side: Side = "right") -> Rules:
@@ -55,7 +63,7 @@ class Tokenizer:
         self.backend, self.rules, self.context_length = backend, rules, context_length
         self.extra = extra or {}  # tokenizer_config.json as read, written back on save
         backend.no_padding()
-        backend.enable_truncation(context_length, direction=rules.cut)
+        self._limit()
 
     @staticmethod
     def present(folder: Path) -> bool:
@@ -70,33 +78,78 @@ class Tokenizer:
         extra = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
         return read_tokenizer(folder, extra, context_length, model_type)
 
-    def __call__(self, texts: Sequence[str], *, padding: Padding | None = None) -> dict[str, Tensor]:
-        """ids [N, T] (and attention_mask, 1 = real, for families that use one); truncated to the context length.
+    def __call__(
+        self, texts: Sequence[str], *, padding: Padding | None = None, side: Side | None = None, special: bool = True
+    ) -> dict[str, Tensor]:
+        """ids [N, T] (and attention_mask, 1 = real, for families that use one); cut as the family's rules say.
 
-        padding: "longest" of this batch or "max_length"; by default what the family was trained with.
+        padding: "longest" of this batch or "max_length"; side: where padding stands; by default as the family was
+        trained. special: with the start and end tokens of the family (a rendered chat has its own).
         """
         if isinstance(texts, str) or not all(isinstance(t, str) for t in texts):
             raise TokenizerError("texts must be a list of strings.")
-        encoded = self.encode([t.encode("utf-8", "replace").decode("utf-8") for t in texts])  # lone surrogates → "?"
+        clean = [t.encode("utf-8", "replace").decode("utf-8") for t in texts]  # lone surrogates → "?"
+        encoded = self.encode(clean, special=special)
         whole = (padding or self.rules.padding) == "max_length"
-        length = self.context_length if whole else max((len(ids) for ids in encoded), default=0)
+        length = max([self.context_length] * whole + [len(ids) for ids in encoded], default=0)
         ids = torch.full((len(encoded), length), self.rules.pad_id, dtype=torch.int64)
         mask = torch.zeros_like(ids)
         for row, values in enumerate(encoded):
-            place = slice(0, len(values)) if self.rules.side == "right" else slice(length - len(values), length)
+            place = (
+                slice(0, len(values)) if (side or self.rules.side) == "right" else slice(length - len(values), length)
+            )
             ids[row, place] = torch.tensor(values, dtype=torch.int64)
             mask[row, place] = 1
         return {"input_ids": ids, "attention_mask": mask} if self.rules.mask else {"input_ids": ids}
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text with start and end, cut to the context length, not padded."""
-        return [e.ids for e in self.backend.encode_batch(list(texts))]
+    def encode(self, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
+        """Ids of each text, not padded; with start and end unless special is False."""
+        return [e.ids for e in self.backend.encode_batch(list(texts), add_special_tokens=special)]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Ids back to text, special tokens left out."""
-        text = str(self.backend.decode(list(ids)))
-        suffix = getattr(self.backend.model, "end_of_word_suffix", None)  # CLIP's "</w>" stands for a space
-        return text.replace(suffix, " ").strip() if suffix else text
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """Ids back to text, special tokens left out; cleaned up where tokenizer_config.json asks for it."""
+        text = str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
+        model = self.backend.model
+        suffix = getattr(model, "end_of_word_suffix", None)  # CLIP's "</w>" stands for a space
+        text = text.replace(suffix, " ").strip() if suffix else text
+        if self.extra.get("clean_up_tokenization_spaces") is True and type(model).__name__ != "BPE":
+            for spaced, joined in CLEANED:
+                text = text.replace(spaced, joined)
+        return text
+
+    def token_id(self, text: str) -> int:
+        """The id of a token by its name ("<image>"), or of a text that is exactly one token (" yes").
+
+        Raises TokenizerError when there is none.
+        """
+        number = self.backend.token_to_id(text)
+        ids = [number] if number is not None else self.encode([text], special=False)[0]
+        if len(ids) != 1:
+            raise TokenizerError(
+                f'the tokenizer has no token "{text}" (it would be {len(ids)} tokens); use the tokenizer that belongs '
+                "to the model, or add the token."
+            )
+        return int(ids[0])
+
+    def add_tokens(self, names: Sequence[str], *, special: bool = False) -> list[int]:
+        """Make each name one token, known ones stay; their ids. Special ones are left out of decoded text.
+
+        The model's word table must have a row for each new id.
+        """
+        tokens = [tokenizers.AddedToken(name, normalized=False, special=special) for name in names]
+        _ = self.backend.add_special_tokens(tokens) if special else self.backend.add_tokens(tokens)
+        ids = [self.token_id(name) for name in names]
+        listed = self.extra.get("added_tokens_decoder")
+        if isinstance(listed, dict):
+            record = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": special}
+            fresh = {str(i): {"content": name, **record} for i, name in zip(ids, names, strict=True)}
+            self.extra = {**self.extra, "added_tokens_decoder": {**fresh, **listed}}
+        return ids
+
+    @property
+    def size(self) -> int:
+        """How many ids there are, added tokens included."""
+        return int(self.backend.get_vocab_size(with_added_tokens=True))
 
     def describe(self) -> dict[str, Any]:
         """The manifest fields of the tokenizer."""
@@ -122,6 +175,12 @@ class Tokenizer:
         try:
             return str(self.backend.to_str())
         finally:
+            self._limit()
+
+    def _limit(self) -> None:
+        if self.rules.cut is None:
+            self.backend.no_truncation()
+        else:
             self.backend.enable_truncation(self.context_length, direction=self.rules.cut)
 
 
