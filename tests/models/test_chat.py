@@ -124,7 +124,10 @@ HOSTILE = {
     "time": (FOR_EVER, "did not end within 1 second"),
     "length": ("{% for a in range(99999) %}{{ 'x' * 50 }}{% endfor %}", "more than 1,000,000 characters"),
     "one giant string": ("{{ ('x' * 9999999999) | length }}", r"memory|did not end within"),
-    "doubling": ("{% set n = namespace(x='x') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}", r"memory|did not end within"),
+    "doubling": (
+        "{% set n = namespace(x='x') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        r"memory|did not end within",
+    ),
     "a giant list": ("{{ (['x' * 99999] * 99999) | join | length }}", r"memory|did not end within"),
     "itself": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "calls itself"),
     "the interpreter": ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "SecurityError"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,11 @@ from sightline.models.processor import PictureSide, Processor
 
 
 def read_processor(folder: Path, model: Model[Any]) -> Processor | None:
-    """Picture side and tokenizer, each if its files are there; None when neither is."""
+    """Picture side and tokenizer, each if its files are there; None when neither is. A family with a processor of its
+    own has a method `read_processor`."""
+    own: Callable[[Path], Processor | None] | None = getattr(model, "read_processor", None)
+    if own is not None:
+        return own(folder)
     pictures, tokenizer = read_picture_side(folder), None
     limit = context_length(model)
     if limit is not None and Tokenizer.present(folder):
@@ -22,15 +27,22 @@ def read_processor(folder: Path, model: Model[Any]) -> Processor | None:
 
 def read_picture_side(folder: Path) -> PictureSide | None:
     """From preprocessor_config.json, processor_config.json (transformers 5) or open_clip_config.json."""
-    if (folder / "preprocessor_config.json").is_file():
-        data = read_json(folder / "preprocessor_config.json")
-    elif (folder / "processor_config.json").is_file():
-        data = read_json(folder / "processor_config.json").get("image_processor") or {}
-    elif (folder / "open_clip_config.json").is_file():
+    record = read_picture_record(folder)
+    if record is not None:
+        return processor_from_dict(record)
+    if (folder / "open_clip_config.json").is_file():
         return PictureProcessor.from_open_clip(read_json(folder / "open_clip_config.json").get("preprocess_cfg") or {})
-    else:
+    return None
+
+
+def read_picture_record(folder: Path) -> dict[str, Any] | None:
+    """What preprocessor_config.json holds, or the part about pictures in processor_config.json; None without either."""
+    if (folder / "preprocessor_config.json").is_file():
+        return read_json(folder / "preprocessor_config.json")
+    if not (folder / "processor_config.json").is_file():
         return None
-    return processor_from_dict(data)
+    record = read_json(folder / "processor_config.json").get("image_processor")
+    return record if isinstance(record, dict) else {}
 
 
 def context_length(model: Model[Any]) -> int | None:

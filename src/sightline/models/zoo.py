@@ -37,6 +37,7 @@ ZOO = {  # (model_type, architecture or "" for any) → module under sightline.m
     ("bert", "BertLMHeadModel"): ("language.bert", "BertLM"),
     ("bert", "BertForMaskedLM"): ("language.bert", "BertLM"),
     ("bert", "BertForPreTraining"): ("language.bert", "BertLM"),
+    ("llava", ""): ("vlm.llava", "Llava"),
     ("open_clip", ""): ("contrastive.open_clip", "OpenCLIP"),
     ("open_clip", "CoCa"): ("contrastive.coca", "CoCa"),
 }
