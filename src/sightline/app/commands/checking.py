@@ -47,6 +47,13 @@ def bench_folder(context: typer.Context) -> None:
     _bench(folder, "folder", context.args)
 
 
+@bench.command("decode", **passed_on("A language model writing token by token: tokens/s beside transformers."))
+def bench_decode(context: typer.Context) -> None:
+    from sightline.app.bench import decode
+
+    _bench(decode, "decode", context.args)
+
+
 @bench.command("search", **passed_on("One query over 200,000 or --n 1000000 vectors: milliseconds and recall@10."))
 def bench_search(context: typer.Context) -> None:
     from sightline.search import bench as measured

@@ -20,6 +20,7 @@ from sightline.hub import KeyTable, Model
 from sightline.models.language.decoder_config import QKV, DecoderConfig, GroupedKeys, RotaryConfig
 from sightline.models.outputs import DecoderOutput
 from sightline.nn import Cache, Rotary, Rotation, attention_bias
+from sightline.runtime.streaming import StreamedLinear, Weights, streamed
 
 D = TypeVar("D", bound=DecoderConfig)
 
@@ -47,7 +48,7 @@ class Decoder(Model[D]):
         self.blocks = nn.ModuleList(blocks)
         self.norm = norm
         tied = config.tie_word_embeddings
-        self.head = None if tied else nn.Linear(width, config.vocab_size, bias=head_bias)
+        self.head: nn.Module | None = None if tied else nn.Linear(width, config.vocab_size, bias=head_bias)
         self.head_bias = nn.Parameter(torch.zeros(config.vocab_size)) if tied and head_bias else None
         self.rotary = rotary
         self.windows = tuple(windows) or (None,) * len(self.blocks)
@@ -85,6 +86,13 @@ class Decoder(Model[D]):
             return F.linear(states, self.words.weight, self.head_bias)
         logits: Tensor = self.head(states)
         return logits
+
+    def stream(self, weights: Weights = "float16") -> Decoder[D]:
+        """Lay the weights out for writing token by token on a CPU (runtime.streaming), in place; answers only."""
+        streamed(self, weights)
+        if self.head is None:
+            self.head = StreamedLinear(self.words.weight.detach(), self.head_bias, weights)
+        return self
 
     def new_cache(self, batch: int | None = None, capacity: int = 0) -> Cache:
         """An empty cache. capacity: positions to make room for at once; it grows beyond. batch: taken from what is
