@@ -30,3 +30,13 @@ def test_a_pooling_query_is_no_token() -> None:
         tower = CLIPResNet((1, 1, 1, 1), width=8, heads=4, image_size=224, out=16).eval()
         found = forecast(tower, {"pixel_values": torch.empty(1, 3, 224, 224)})
     assert found.tokens == 50  # 7 × 7 places and their mean, read by one query
+
+
+def test_a_model_that_sees_and_writes() -> None:
+    done = cost("llava-hf/llava-1.5-7b-hf")
+    picture, language = done.towers
+    assert done.parameters == 7_063_427_072
+    assert (picture.tokens, language.tokens) == (577, 576 + 64)  # [CLS] is dropped on the way
+    assert language.cache_bytes == 2 * 32 * 4096 * 640 * 2  # keys and values, 32 layers, bfloat16
+    (alone,) = cost("TinyLlama/TinyLlama-1.1B-Chat-v1.0").towers
+    assert alone.cache_bytes == 2 * 22 * 4 * 64 * 2048 * 2  # heads share four keys

@@ -135,6 +135,7 @@ def _cost(done: Cost) -> str:
         (
             t.tower, t.input, f"{t.tokens:,}", f"{t.parameters / 1e6:.1f} M", f"{t.flops / 1e9:,.1f} G", t.layers, t.heads,
             human_bytes(t.activation_bytes), human_bytes(t.score_bytes_per_layer), human_bytes(t.score_bytes),
+            human_bytes(t.cache_bytes) if t.cache_bytes else "–",
         )
         for t in done.towers
     ]  # fmt: skip
@@ -149,12 +150,13 @@ def _cost(done: Cost) -> str:
         "activations",
         "scores, one layer",
         "scores, all",
+        "cache",
     )
     batch = f", for a batch of {done.batch_size}" if done.batch_size > 1 else ""
     return "\n".join(
         [
             f"{done.model} ({done.kind}): {done.parameters / 1e6:.1f} M parameters; weights {weights}",
-            table(rows, header, right=range(2, 10)) + batch,
+            table(rows, header, right=range(2, 11)) + batch,
             "FLOPs: 2 per multiply-add. Activations: most that is alive at once, float32. Scores: float32, if attention were "
             "computed step by step; the kernels used here never hold them.",
         ]

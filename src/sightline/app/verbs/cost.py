@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ from sightline.app.verbs.known import KNOWN
 from sightline.app.verbs.result import Result
 from sightline.errors import RuntimeChoiceError, SightlineError, UsageError
 from sightline.hub import Model, resolve, write_json
+from sightline.models.language.decoder import Decoder
 from sightline.models.loading import context_length
 from sightline.models.vision.siglip_vision import SigLIPVision, SigLIPVisionConfig
+from sightline.models.vlm.llava import Llava
 from sightline.models.zoo import model_class
 from sightline.runtime.forecast import forecast
 
+QUESTION = 64  # words of a prompt beside a picture
 LARGEST = 65_536  # pixels per side that a forecast is made for
 
 
@@ -31,7 +35,7 @@ LARGEST = 65_536  # pixels per side that a forecast is made for
 class TowerCost:
     """One batch through one tower. flops: 2 per multiply-add. activation_bytes: most that is alive at once, in float32.
     Scores: bytes that attention would hold if it were computed step by step, for one layer (the largest) and for all;
-    the fused kernels here never hold them.
+    the fused kernels here never hold them. cache_bytes: keys and values that a decoder keeps, in bfloat16.
     """
 
     tower: str
@@ -44,6 +48,7 @@ class TowerCost:
     activation_bytes: int
     score_bytes_per_layer: int
     score_bytes: int
+    cache_bytes: int = 0
 
 
 @dataclass(kw_only=True)
@@ -116,6 +121,10 @@ def own_size(model: Model[Any]) -> tuple[int, int]:
 
 def towers(model: Model[Any], height: int, width: int, batch_size: int) -> list[TowerCost]:
     """Each tower run once on the meta device."""
+    if isinstance(model, Llava):
+        return _seeing(model, height, width, batch_size)
+    if isinstance(model, Decoder):
+        return [_writes(model, model, model.context_length, f"{model.context_length} tokens", batch_size)]
     found = []
     sees = getattr(model, "encode_image", None)
     reads = getattr(model, "encode_text", None)
@@ -136,6 +145,24 @@ def towers(model: Model[Any], height: int, width: int, batch_size: int) -> list[
         ids = torch.ones((batch_size, length), dtype=torch.long, device="meta")
         found.append(_run(model, "text", f"{length} tokens", reads, {"input_ids": ids}, getattr(model, "text", model)))
     return found
+
+
+def _seeing(model: Llava, height: int, width: int, batch_size: int) -> list[TowerCost]:
+    """A picture through tower and bridge, and a prompt with it through the decoder."""
+    pixels = torch.empty(batch_size, 3, height, width, device="meta")
+    seen = _run(model, "picture", f"{height}×{width}", model.image_features, {"pixel_values": pixels}, model.vision)
+    visual = model.tokens_per_picture(height, width)
+    said = f"{visual} visual + {QUESTION} words"
+    return [seen, _writes(model, model.language, visual + QUESTION, said, batch_size)]
+
+
+def _writes(model: Model[Any], decoder: Decoder[Any], length: int, shown: str, batch_size: int) -> TowerCost:
+    """A decoder that reads so many tokens, and what it keeps of them."""
+    cache = decoder.new_cache(capacity=length)
+    ids = torch.ones((batch_size, length), dtype=torch.long, device="meta")
+    reads = partial(decoder, cache=cache, last_only=True)
+    done = _run(model, "language", shown, reads, {"input_ids": ids}, decoder)
+    return replace(done, cache_bytes=cache.memory() // 2)
 
 
 def fixed_twin(model: Model[Any]) -> Model[Any]:

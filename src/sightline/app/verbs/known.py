@@ -64,4 +64,12 @@ KNOWN: dict[str, dict[str, Any]] = {
         {**SO400M, "vocab_size": 32000}, patch_size=14, image_size=384, **SO400M
     ),
     "google/siglip2-base-patch16-224": _siglip({"vocab_size": 256000}),
-}
+    "TinyLlama/TinyLlama-1.1B-Chat-v1.0": {
+        "model_type": "llama", "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22,
+        "num_key_value_heads": 4,
+    },
+    "lmsys/vicuna-7b-v1.5": {"model_type": "llama", "max_position_embeddings": 4096},
+    "llava-hf/llava-1.5-7b-hf": {
+        "model_type": "llava", "text_config": {"vocab_size": 32064, "max_position_embeddings": 4096},
+    },
+}  # fmt: skip
