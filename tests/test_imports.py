@@ -31,6 +31,8 @@ RANKS = {
     "models.loading": 8,
     "models.contrastive": 9,
     "models.vlm": 9,
+    "models.detection": 9,
+    "models.depth": 9,
     "models.zoo": 10,
     "worlds": 11,
     "training": 12,
