@@ -1,0 +1,116 @@
+"""A LLaVA from parts: any vision tower, any bridge, any language model, each named by a folder.
+
+tower's folder ─ vision + picture processor ┐
+"mlp2x_gelu" ─ bridge, first weights        ├→ Llava in the official format, with `<image>` among its tokens
+language model's folder ─ decoder + tokens  ┘
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sightline.errors import ConfigError, UsageError
+from sightline.hub import Model, resolve
+from sightline.models.bridges import BridgeConfig
+from sightline.models.language.chat import ChatTemplate
+from sightline.models.language.decoder import Decoder
+from sightline.models.language.tokenizers import Tokenizer, token_name
+from sightline.models.vlm.llava import Llava, LlavaConfig
+from sightline.models.vlm.processor import VLMProcessor, placeholders
+from sightline.models.vlm.square import SquarePictures
+from sightline.models.zoo import load
+from sightline.training.conversations import IMAGE
+from sightline.training.labels import llava_template
+
+MULTIPLE = 64  # word tables grow to a multiple of it, as LLaVA's do (32,064)
+
+
+def assemble(
+    vision: str | Path | Model[Any], language: str | Path | Model[Any], *, bridge: str = "mlp2x_gelu", layer: int = -2,
+    select: str = "default", pad_square: bool = False, template: ChatTemplate | None = None, seed: int = 0,
+) -> Llava:  # fmt: skip
+    """Load the parts and join them; the bridge has random weights from `seed`.
+
+    vision: a CLIP or SigLIP, whole or its tower alone. language: a decoder with its tokenizer. layer, select: which
+    tokens of the tower go on (see LlavaConfig). pad_square: pictures are padded to squares, not cropped.
+    template: the chat template; by default LLaVA-1.5's. Raises UsageError for parts of the wrong kind.
+    """
+    tower, looks = vision_part(vision)
+    decoder = load(language, dtype="float32") if isinstance(language, (str, Path)) else language
+    if not isinstance(decoder, Decoder) or decoder.processor is None or decoder.processor.tokenizer is None:
+        raise UsageError(f"{language} is no language model with a tokenizer; name a folder of Llama, Qwen2, Phi, ….")
+    own = ChatTemplate.from_folder(resolve(language)) if isinstance(language, (str, Path)) else None
+    tokenizer: Tokenizer = decoder.processor.tokenizer
+    number = tokenizer.add_tokens([IMAGE], special=True)[0]
+    grow_words(decoder, tokenizer.size)
+    if select == "default" and not hasattr(tower, "class_token"):
+        select = "full"  # there is no [CLS] to drop
+    config = LlavaConfig(
+        vision_config=tower.config, text_config=decoder.config, image_token_index=number, vision_feature_layer=layer,
+        vision_feature_select_strategy=select, tie_word_embeddings=decoder.config.tie_word_embeddings,
+        bridge_config=None if bridge == "mlp2x_gelu" else BridgeConfig(kind=bridge),
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    model = Llava(config)
+    model.vision, model.language = tower, decoder
+    tower.processor = decoder.processor = None  # theirs are parts of the model's now
+    eos = token_name(tokenizer.extra, "eos_token", "</s>")
+    chat = template or (own if own is not None and _takes_pictures(own) else llava_template(eos=eos))
+    model.processor = VLMProcessor(
+        SquarePictures(looks) if pad_square else looks, tokenizer, placeholders(None, model), chat
+    )
+    return model.eval()
+
+
+def vision_part(ref: str | Path | Model[Any]) -> tuple[Model[Any], Any]:
+    """The vision tower of a checkpoint, and how its pictures are made."""
+    model = load(ref, dtype="float32") if isinstance(ref, (str, Path)) else ref
+    looks = model.processor.pictures if model.processor is not None else None
+    tower = getattr(model, "vision", model)
+    if looks is None or not hasattr(tower.config, "patch_size") or not hasattr(tower, "encoder"):
+        raise UsageError(f"{ref} is no vision tower with a preprocessor_config.json; name a folder of CLIP or SigLIP.")
+    side = tower.config.image_size
+    if getattr(looks, "output_size", None) != (side, side):
+        raise ConfigError(
+            f"the picture processor of {ref} gives {getattr(looks, 'output_size', None)} pixels and its tower reads "
+            f"{side}×{side}; a LLaVA needs pictures of one size."
+        )
+    return tower, looks
+
+
+@torch.no_grad()
+def grow_words(decoder: Decoder[Any], count: int) -> None:
+    """Rows for `count` tokens in the word table and the head; new ones start at the mean of the others."""
+    if count <= decoder.vocab_size:
+        return
+    size = -(-count // MULTIPLE) * MULTIPLE
+    words = nn.Embedding(size, decoder.words.embedding_dim)
+    words.weight.copy_(_grown(decoder.words.weight, size))
+    decoder.words = words
+    if isinstance(decoder.head, nn.Linear):
+        old = decoder.head
+        decoder.head = nn.Linear(old.in_features, size, bias=old.bias is not None)
+        decoder.head.weight.copy_(_grown(old.weight, size))
+        if old.bias is not None:
+            decoder.head.bias.copy_(_grown(old.bias, size))
+    if decoder.head_bias is not None:
+        decoder.head_bias = nn.Parameter(_grown(decoder.head_bias, size))
+    decoder.config = decoder.config.replace(vocab_size=size)
+
+
+def _grown(table: Tensor, size: int) -> Tensor:
+    mean = table.float().mean(0, keepdim=True).to(table)
+    return torch.cat([table.detach(), mean.expand(size - table.shape[0], *table.shape[1:])])
+
+
+def _takes_pictures(template: ChatTemplate) -> bool:
+    """Whether a language model's own template writes `<image>` where a message holds a picture."""
+    message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}
+    try:
+        return template.render([message], add_generation_prompt=True).count(IMAGE) == 1
+    except (ConfigError, UsageError):
+        return False

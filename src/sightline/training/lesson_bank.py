@@ -1,0 +1,159 @@
+"""The tabletop world as conversations: scenes drawn once into shards, each with everything that can be asked of it.
+
+A shard is one safetensors file: pictures [n, s, s, 3] uint8, and the turns of each scene as JSON. It appears whole or
+not at all, so drawing is resumable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from sightline.training.conversations import Conversation, told
+from sightline.worlds import tabletop
+from sightline.worlds.tabletop import instructions
+
+SHARD = 2000  # scenes in a shard
+EACH = 3  # turns of a kind per scene
+THINGS = ((1, 8), (1, 8), (1, 3))  # how many things the shards show, in turn
+FORMAT = 1  # of what is said; other words need other shards
+Turn = tuple[str, str, str]  # kind, question, answer
+
+
+@dataclass(frozen=True)
+class Shard:
+    pictures: UInt8[Tensor, "scenes side side 3"]
+    turns: list[list[Turn]]
+
+
+class LessonBank:
+    """`count` scenes of a split at one size (rounded up to whole shards), drawn under `folder` unless they are there."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        count: int,
+        size: int,
+        split: str = "train",
+        shard: int | None = None,
+        quiet: bool = False,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        shard = SHARD if shard is None else shard
+        shards = -(-count // shard)
+        self.source = f"tabletop-{split}-{size}-{FORMAT}"
+        paths = [folder / f"lessons-{split}-{size}-{FORMAT}-{shard}-{n:05d}.safetensors" for n in range(shards)]
+        for number, path in enumerate(paths):
+            if not path.exists():
+                _draw(path, number, shard, split, size)
+                if not quiet:
+                    print(f"drew {(number + 1) * shard:,} of {shards * shard:,} scenes", file=sys.stderr)
+        self.shards = [_read(path) for path in paths]
+        self.count, self.size, self.shard = shards * shard, size, shard
+
+    def __len__(self) -> int:
+        return self.count
+
+    def turns(self, number: int) -> list[Turn]:
+        return self.shards[number // self.shard].turns[number % self.shard]
+
+    def picture(self, number: int) -> UInt8[Tensor, "side side 3"]:
+        return self.shards[number // self.shard].pictures[number % self.shard]
+
+    def texts(self) -> Iterator[str]:
+        """Everything that is said, once: what a tokenizer learns from."""
+        for shard in self.shards:
+            for turns in shard.turns:
+                yield from dict.fromkeys(text for _, question, answer in turns for text in (question, f" {answer}"))
+
+
+class BankConversations:
+    """Conversations of several turns on each scene, another draw every time (a `Said` of lessons).
+
+    turns: at most so many, of different kinds, in random order. kinds: only these. pictures: False for text alone.
+    """
+
+    drawn = True
+
+    def __init__(
+        self, bank: LessonBank, *, turns: int = 8, kinds: Sequence[str] | None = None, pictures: bool = True
+    ) -> None:
+        self.bank, self.most, self.kinds, self.pictures = bank, turns, kinds, pictures
+        self.source, self.problems = bank.source, list[str]()
+
+    def __len__(self) -> int:
+        return len(self.bank)
+
+    def variants(self, number: int) -> int:
+        return 1
+
+    def variant(self, number: int, seed: int) -> int:
+        return seed
+
+    def conversation(self, number: int, variant: int = 0) -> Conversation:
+        rng = np.random.default_rng([variant, number])
+        by_kind: dict[str, list[Turn]] = {}
+        for turn in self.bank.turns(number):
+            if self.kinds is None or turn[0] in self.kinds:
+                by_kind.setdefault(turn[0], []).append(turn)
+        kinds = [list(by_kind)[int(i)] for i in rng.permutation(len(by_kind))[: self.most]]
+        chosen = [by_kind[kind][int(rng.integers(len(by_kind[kind])))] for kind in kinds]
+        messages = told(((question, answer) for _, question, answer in chosen), pictures=int(self.pictures))
+        return Conversation(f"scene {number} of {self.source}", messages, (number,) if self.pictures else ())
+
+    def fingerprint(self) -> str:
+        return f"{self.source}-{self.bank.count}-{self.bank.shard}-{self.most}-{self.kinds}-{self.pictures}"
+
+
+class BankPictures:
+    """The scenes as the model's processor makes them (a `Seen` of lessons)."""
+
+    def __init__(self, bank: LessonBank, looks: Any) -> None:
+        self.bank, self.looks = bank, looks
+        self.broken: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.bank)
+
+    def pixels(self, numbers: Sequence[int]) -> Float[Tensor, "pictures 3 height width"]:
+        made: Tensor = self.looks([self.bank.picture(int(n)).numpy() for n in numbers])["pixel_values"]
+        return made
+
+    def fingerprint(self) -> str:
+        looks = json.dumps(self.looks.to_dict(), sort_keys=True, default=str)
+        return hashlib.sha256(f"{self.bank.source}-{self.bank.count}-{self.bank.shard}-{looks}".encode()).hexdigest()
+
+
+def _draw(path: Path, number: int, shard: int, split: str, size: int) -> None:
+    pictures, turns = [], []
+    seeds = range(number * shard, (number + 1) * shard)
+    for seed, truth in zip(
+        seeds, tabletop.render_many(seeds, split, size, things=THINGS[number % len(THINGS)]), strict=True
+    ):
+        rng = np.random.default_rng([seed, FORMAT])
+        pictures.append(truth.picture)
+        turns.append([(t.kind, t.question, t.answer) for t in instructions.turns(truth, rng, each=EACH)])
+    words = np.frombuffer(json.dumps(turns).encode(), np.uint8)
+    temporary = path.with_suffix(f".{os.getpid()}.part")
+    save_file({"pictures": np.stack(pictures), "turns": words}, temporary)
+    os.replace(temporary, path)
+
+
+def _read(path: Path) -> Shard:
+    with safe_open(path, framework="pt") as file:
+        pictures, words = file.get_tensor("pictures"), file.get_tensor("turns")
+    turns = [[(k, q, a) for k, q, a in scene] for scene in json.loads(words.numpy().tobytes())]
+    return Shard(pictures, turns)

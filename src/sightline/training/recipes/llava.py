@@ -1,0 +1,137 @@
+"""Recipes for models that see and speak: LLaVA-1.5's two stages, fine-tuning, and the built-in model."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from sightline.errors import UsageError
+from sightline.training.options import Options, override
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlavaRecipe:
+    """learns: "bridge" (stage 1: the bridge alone), "language" (stage 2: the bridge and the language model) or "words"
+    (the language model alone, for one that starts from nothing). The vision tower is frozen in all.
+
+    template: "chat" (the model's own chat template) or "plain" (pictures, then what
+    is said of them). bridge, layer, select: of a model put together from a tower and a language model.
+    batch_size: conversations of the whole world. rows: rows computed at once (gradient accumulation), None: all.
+    row_length: short samples are packed into rows of so many tokens; None: one sample a row; 0: the longest of each
+    batch decides. max_length: longer samples are cut. cache: what the tower sees is computed once and kept on disk.
+    merge: single questions on one picture become conversations of at most so many. warmup_share: part of all steps
+    that warm up (instead of `warmup`). lora_rank 0: the language model learns in full.
+    """
+
+    what: str = ""
+    learns: str = "language"
+    template: str = "chat"
+    bridge: str = "mlp2x_gelu"
+    layer: int = -2
+    select: str = "default"
+    pad_square: bool = False
+    batch_size: int = 128
+    rows: int | None = None
+    row_length: int | None = 0
+    max_length: int = 2048
+    merge: int = 1
+    cache: bool = True
+    warmup_share: float | None = 0.03
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    lora_targets: tuple[str, ...] = ()
+
+    # The built-in model only: its language model, its data, and the steps of the stages before the last.
+    vision: str = "sightline:tabletop-clip"
+    width: int = 256
+    layers: int = 6
+    heads: int = 4
+    kv_heads: int = 2
+    intermediate: int = 704
+    vocab_size: int = 1024  # words, before 1,000 places, the picture token and what opens and closes
+    context_length: int = 512
+    scenes: int = 0
+    image_size: int = 128
+    turns: int = 8
+    words_steps: int = 0
+    bridge_steps: int = 0
+
+    options: Options = field(default_factory=Options)
+
+
+_AS_LLAVA = Options(
+    epochs=1.0, learning_rate=2e-5, warmup=0, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8, clip_norm=1.0,
+    checkpoint_every=500,
+)  # fmt: skip
+
+LLAVA_RECIPES: dict[str, LlavaRecipe] = {
+    "llava-stage1": LlavaRecipe(
+        what="LLaVA-1.5's first stage: the bridge learns from captions (558 K of them there)",
+        learns="bridge", template="plain", batch_size=256,
+        options=dataclasses.replace(_AS_LLAVA, learning_rate=1e-3),
+    ),
+    "llava-stage2": LlavaRecipe(
+        what="LLaVA-1.5's second stage: bridge and language model learn from conversations (665 K of them there)",
+        learns="language", template="chat", batch_size=128, options=_AS_LLAVA,
+    ),
+    "llava-stage2-lora": LlavaRecipe(
+        what="the second stage through LoRA, with LLaVA-1.5's rank 128 on every projection",
+        learns="language", template="chat", batch_size=128, lora_rank=128, lora_alpha=256.0,
+        options=dataclasses.replace(_AS_LLAVA, learning_rate=2e-4),
+    ),
+    "llava-fine-tune": LlavaRecipe(
+        what="from a small checkpoint such as the built-in one: short answers on your own pictures",
+        learns="language", template="chat", batch_size=64, merge=6, max_length=512,
+        options=dataclasses.replace(_AS_LLAVA, epochs=4.0, learning_rate=5e-4, checkpoint_every=100),
+    ),
+    "tabletop-llava": LlavaRecipe(
+        what="the built-in model: drawn scenes, a language model from scratch, then the two stages",
+        learns="language", template="chat", layer=-2, select="full", batch_size=128, max_length=512,
+        scenes=60_000, turns=8, words_steps=400, bridge_steps=600, warmup_share=None,
+        options=Options(
+            steps=4000, learning_rate=1e-3, warmup=100, weight_decay=0.05, betas=(0.9, 0.98), eps=1e-8, ema=0.998,
+            checkpoint_every=100,
+        ),
+    ),
+}  # fmt: skip
+
+
+def llava_recipe(name: str, assignments: Iterable[str] = ()) -> LlavaRecipe:
+    """A recipe by name with `key=value` changes of its own settings and of Options.
+
+    Raises UsageError for an unknown recipe, key or value.
+    """
+    if name not in LLAVA_RECIPES:
+        raise UsageError(f"There is no recipe {name!r}; the recipes are {', '.join(LLAVA_RECIPES)}.")
+    chosen = LLAVA_RECIPES[name]
+    own = {f.name for f in dataclasses.fields(LlavaRecipe)} - {"options", "what"}
+    run = {f.name for f in dataclasses.fields(Options)}
+    mine: list[str] = []
+    rest: list[str] = []
+    for text in assignments:
+        key = text.partition("=")[0]
+        if key not in own | run:
+            near = ", ".join(difflib.get_close_matches(key, own | run, n=3) or sorted(own | run))
+            raise UsageError(f"A recipe has no setting {key!r}; did you mean {near}?")
+        (mine if key in own else rest).append(text)
+    said = {text.partition("=")[0] for text in rest}
+    rest += ["epochs=none"] * ("steps" in said and "epochs" not in said)
+    rest += ["steps=none"] * ("epochs" in said and "steps" not in said)
+    mine += ["warmup_share=none"] * ("warmup" in said and not any(t.startswith("warmup_share=") for t in mine))
+    plan = dataclasses.replace(override(chosen, mine), options=override(chosen.options, rest))
+    for key, value, known in (
+        ("learns", plan.learns, ("bridge", "language", "words")), ("template", plan.template, ("chat", "plain")),
+        ("select", plan.select, ("default", "full")),
+    ):  # fmt: skip
+        if value not in known:
+            raise UsageError(f"{key}={value!r} is unknown; choose {' or '.join(known)}.")
+    return plan
+
+
+def scheduled(plan: LlavaRecipe, steps_per_epoch: int) -> Options:
+    """The options of a run, with the warm-up in steps."""
+    if plan.warmup_share is None:
+        return plan.options
+    return dataclasses.replace(plan.options, warmup=round(plan.warmup_share * plan.options.total(steps_per_epoch)))
