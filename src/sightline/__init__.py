@@ -19,64 +19,91 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sightline.app.doctor import doctor
+    from sightline.app.verbs.asking import ask, caption, chat
     from sightline.app.verbs.classify import classify
     from sightline.app.verbs.cost import cost
     from sightline.app.verbs.embed import embed
     from sightline.app.verbs.evaluating import evaluate_retrieval, evaluate_zero_shot, replay
+    from sightline.app.verbs.evaluating_speech import evaluate_caption, evaluate_vqa
     from sightline.app.verbs.inspect import inspect_tokens
     from sightline.app.verbs.inspect_bridges import inspect_bridges
+    from sightline.app.verbs.making import make_instructions
     from sightline.app.verbs.searching import duplicates, index, search
     from sightline.app.verbs.training import check_contrastive, train_contrastive
+    from sightline.app.verbs.training_llava import check_llava, show_llava, train_llava
     from sightline.app.verbs.world import world
     from sightline.errors import SightlineError
     from sightline.media import Picture, find_pictures, read_picture
     from sightline.models.contrastive.embedder import Embedder
     from sightline.models.zoo import load
+    from sightline.pipelines import Answer, Answerer
 
 _HOME = {  # public name → the module that holds it
+    "Answer": "pipelines",
+    "Answerer": "pipelines",
     "Embedder": "models.contrastive.embedder",
     "Picture": "media",
     "SightlineError": "errors",
+    "ask": "app.verbs.asking",
+    "caption": "app.verbs.asking",
+    "chat": "app.verbs.asking",
     "check_contrastive": "app.verbs.training",
+    "check_llava": "app.verbs.training_llava",
     "classify": "app.verbs.classify",
     "cost": "app.verbs.cost",
     "doctor": "app.doctor",
     "duplicates": "app.verbs.searching",
     "embed": "app.verbs.embed",
+    "evaluate_caption": "app.verbs.evaluating_speech",
     "evaluate_retrieval": "app.verbs.evaluating",
+    "evaluate_vqa": "app.verbs.evaluating_speech",
     "evaluate_zero_shot": "app.verbs.evaluating",
     "find_pictures": "media",
     "index": "app.verbs.searching",
     "inspect_bridges": "app.verbs.inspect_bridges",
     "inspect_tokens": "app.verbs.inspect",
     "load": "models.zoo",
+    "make_instructions": "app.verbs.making",
     "read_picture": "media",
     "replay": "app.verbs.evaluating",
+    "show_llava": "app.verbs.training_llava",
     "train_contrastive": "app.verbs.training",
+    "train_llava": "app.verbs.training_llava",
     "world": "app.verbs.world",
 }
 
 __all__ = [
+    "Answer",
+    "Answerer",
     "Embedder",
     "Picture",
     "SightlineError",
+    "ask",
+    "caption",
+    "chat",
     "check_contrastive",
+    "check_llava",
     "classify",
     "cost",
     "doctor",
     "duplicates",
     "embed",
+    "evaluate_caption",
     "evaluate_retrieval",
+    "evaluate_vqa",
     "evaluate_zero_shot",
     "find_pictures",
     "index",
     "inspect_bridges",
     "inspect_tokens",
     "load",
+    "make_instructions",
     "read_picture",
     "replay",
     "search",
+    "show_llava",
     "train_contrastive",
+    "train_llava",
     "world",
 ]
 

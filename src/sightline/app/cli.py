@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.app.commands import checking, learning, looking, searching
+from sightline.app.commands import checking, learning, looking, searching, speaking, teaching
 from sightline.errors import SightlineError
 
 STOPPED = 130  # 128 + SIGINT, as shells have it
@@ -54,7 +54,9 @@ def options(
 
 looking.register(app)
 searching.register(app)
+speaking.register(app)
 learning.register(app)
+teaching.register(app)
 checking.register(app)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 BUILT_IN = "sightline:tabletop-clip"
+SPEAKS = "sightline:tabletop-llava"  # answers questions about pictures
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="A checkpoint: a folder, a Hugging Face id, or sightline:NAME (built in).")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.app.options import BUILT_IN, BatchSize, Device, Dtype, Engine, Json, Model, Out
-from sightline.app.output import clock, finish, table, write
+from sightline.app.options import BUILT_IN, SPEAKS, BatchSize, Device, Dtype, Engine, Json, Model, Out
+from sightline.app.output import Meter, clock, finish, table, write
 
 if TYPE_CHECKING:
     from sightline.app.verbs.evaluating import Evaluation
@@ -26,6 +26,8 @@ def register(app: typer.Typer) -> None:
     evaluate.callback()(evaluating)
     evaluate.command("retrieval")(retrieval)
     evaluate.command("zero-shot")(zero_shot)
+    evaluate.command("vqa")(vqa)
+    evaluate.command("caption")(caption)
     evaluate.command("replay")(replay)
     app.add_typer(evaluate, name="evaluate")
 
@@ -164,19 +166,81 @@ def zero_shot(
     finish(done, as_json, _scores)
 
 
+def vqa(
+    questions: Annotated[
+        str, typer.Argument(help="JSON lines, POPE's files, a folder of scenes, or tabletop:test:1000 (drawn by seed).")
+    ],
+    pictures: Annotated[Path | None, typer.Option(help="The folder that picture names are relative to.")] = None,
+    prompt: Annotated[str, typer.Option(help="How a question is put; {} is its place.")] = "{}",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the questions of the first so many pictures.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 32,
+    calibrate: Annotated[bool, typer.Option("--calibrate/--no-calibrate", help="Apply calibration.json.")] = True,
+    model: Model = SPEAKS,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    batch_size: BatchSize = 8,
+    out: Out = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Questions with known answers: exact match, yes/no as POPE counts it, calibration. --out also keeps the answers."""
+    from sightline.app.verbs.evaluating_speech import evaluate_vqa
+
+    done = evaluate_vqa(
+        questions, model=model, pictures=pictures, prompt=prompt, limit=limit, max_new_tokens=max_new_tokens,
+        calibrate=calibrate, out=out, device=device, dtype=dtype, batch_size=batch_size,
+        progress=None if quiet else Meter("questions"),
+    )  # fmt: skip
+    finish(done, as_json, _scores)
+
+
+def caption(
+    pairs: Annotated[
+        str, typer.Argument(help="Captioned pictures, as `train contrastive` reads them, or tabletop:test:1000.")
+    ],
+    prompt: Annotated[str | None, typer.Option(help="What the model is asked to do.")] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="CIDEr-D, BLEU-1 … BLEU-4 (default CIDEr-D, BLEU-1, BLEU-4; may be repeated)."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pictures.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest caption.")] = 128,
+    model: Model = SPEAKS,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    batch_size: BatchSize = 8,
+    out: Out = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Captions beside people's: CIDEr-D and BLEU; of tabletop scenes also what is named and not there (CHAIR)."""
+    from sightline.app.verbs.asking import DESCRIBE
+    from sightline.app.verbs.evaluating_speech import evaluate_caption
+
+    done = evaluate_caption(
+        pairs, model=model, prompt=DESCRIBE if prompt is None else prompt, metrics=metric, limit=limit,
+        max_new_tokens=max_new_tokens, out=out, device=device, dtype=dtype, batch_size=batch_size,
+        progress=None if quiet else Meter("captions"),
+    )  # fmt: skip
+    finish(done, as_json, _scores)
+
+
 def _scores(done: Evaluation) -> str:
     rows = [
         (s.metric, _figure(s.metric, s.value), f"{_figure(s.metric, s.low)} – {_figure(s.metric, s.high)}", s.n)
         for s in done.scores
     ]
-    head = f"{done.kind} on {done.n:,} pictures" + (
+    units = {"vqa": "questions", "reliability": "answers"}.get(done.kind, "pictures")
+    head = f"{done.kind} on {done.n:,} {units}" + (
         ", computed again from the raw answers: the same" if done.replayed else ""
     )
     lines = [head, table(rows, ("score", "value", "95 % interval", "n"), right=(1, 3))]
     if done.file is not None and not done.replayed:
         lines.append(f"record: {done.file} (sightline evaluate --replay {done.file})")
-    return "\n".join(lines)
+    return "\n\n".join(["\n".join(lines), *map(_scores, done.more)])
 
 
 def _figure(metric: str, value: float) -> str:
+    if metric.startswith("CIDEr"):
+        return f"{100 * value:.1f}"  # as papers print it
     return f"{value:,.1f}" if "median" in metric else f"{100 * value:.1f} %"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ from sightline.evaluation import zero_shot as score_zero_shot
 
 @dataclass(kw_only=True)
 class Evaluation(Result):
-    """scores: value with a 95 % interval each. record: the whole question and answer, saved as `file` if asked for."""
+    """scores: value with a 95 % interval each. record: the whole question and answer, saved as `file` if asked for.
+
+    more: what else the same answers were scored for, as a record of its own.
+    """
 
     kind: str
     n: int
@@ -26,6 +29,10 @@ class Evaluation(Result):
     record: Record
     file: Path | None = None
     replayed: bool = False
+    more: list[Evaluation] = field(default_factory=list)
+
+    def records(self) -> list[dict[str, Any]]:
+        return [self.to_dict(), *(other.to_dict() for other in self.more)]
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -57,7 +64,7 @@ def evaluate_retrieval(
     pairs: what `train contrastive` reads. out: a folder for the record, retrieval.json.
     """
     embedder = open_embedder(model, device, dtype, engine, batch_size)
-    return _result(score_retrieval(pairs, embedder, ks=tuple(ks), limit=limit, quiet=quiet), out, "retrieval.json")
+    return evaluated(score_retrieval(pairs, embedder, ks=tuple(ks), limit=limit, quiet=quiet), out, "retrieval.json")
 
 
 def evaluate_zero_shot(
@@ -85,18 +92,19 @@ def evaluate_zero_shot(
     elif templates:
         chosen["templates"] = tuple(templates)
     record = score_zero_shot(pictures, embedder, classes=classes, limit=limit, quiet=quiet, **chosen)
-    return _result(record, out, "zero-shot.json")
+    return evaluated(record, out, "zero-shot.json")
 
 
 def replay(record: str | Path) -> Evaluation:
     """Compute the scores of a record again from its raw answers; EvaluationError when they differ."""
     again = replay_record(record)
-    result = _result(again, None, "")
+    result = evaluated(again, None, "")
     result.file, result.replayed = Path(record), True
     return result
 
 
-def _result(record: Record, out: str | Path | None, name: str) -> Evaluation:
+def evaluated(record: Record, out: str | Path | None, name: str) -> Evaluation:
+    """A record as a verb's result, saved under this name if there is a folder for it."""
     file = record.save(Path(out) / name) if out is not None else None
     failed = [Failure(problem.partition(": ")[0], problem) for problem in record.problems]
     return Evaluation(

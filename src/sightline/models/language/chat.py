@@ -183,6 +183,7 @@ class Process:
                 str(Path(__file__).with_name("chat_process.py")),
                 str(Path(spec.origin).parent.parent),
             ],
+            start_new_session=True,  # Ctrl-C is for the program that asks, not for its helper
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -1,0 +1,6 @@
+"""From a picture and words to something a person can use, with its confidence: answers and captions."""
+
+from sightline.pipelines.answer import Answer, Answered, Choice, Request
+from sightline.pipelines.answering import Answerer, Conversation
+
+__all__ = ["Answer", "Answered", "Answerer", "Choice", "Conversation", "Request"]
