@@ -225,3 +225,18 @@ def test_what_is_no_picture_is_refused_in_a_sentence(tmp_path: Path) -> None:
     ]:
         with pytest.raises((PictureError, TypeError), match=words if not isinstance(thing, (str, list)) else None):
             processor(thing)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("edge,share", [(224, 0.875), (288, 0.95), (384, 0.875), (37, 0.9)])
+def test_convnext_way_of_resnet_files(edge: int, share: float) -> None:
+    from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
+
+    theirs = ConvNextImageProcessorPil(size={"shortest_edge": edge}, crop_pct=share)
+    record = {**theirs.to_dict(), "image_processor_type": "ConvNextFeatureExtractor"}
+    ours = processor_from_dict(record)
+    for shape in ((97, 131, 3), (400, 300, 3)):
+        pixels = np.random.default_rng(edge).integers(0, 256, shape, np.uint8)
+        want = theirs(Image.fromarray(pixels), return_tensors="np")["pixel_values"]
+        assert np.array_equal(ours([Image.fromarray(pixels)])["pixel_values"].numpy(), want)
+    with pytest.raises(ConfigError, match="crop_pct"):
+        processor_from_dict({**record, "crop_pct": "x"})

@@ -21,9 +21,9 @@ Z95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Score:
-    """value: in 0 … 1 (a median rank and CIDEr, 0 … 10, excepted). low, high: 95 % interval. n: questions asked.
+    """value: in 0 … 1 (but for a median rank, CIDEr, 0 … 10, and metres, "RMSE (m)"). low, high: 95 % interval.
 
-    metric: its full name, "hit@10".
+    n: questions asked. metric: its full name, "hit@10".
     """
 
     metric: str
@@ -35,7 +35,7 @@ class Score:
     def __str__(self) -> str:
         if self.metric.endswith("median rank"):
             return f"{self.metric} {self.value:g} (n = {self.n:,})"
-        if self.metric.startswith("CIDEr"):
+        if self.metric.startswith("CIDEr") or self.metric.endswith("(m)"):
             return f"{self.metric} {self.value:.3f} [{self.low:.3f}, {self.high:.3f}] (n = {self.n:,})"
         return f"{self.metric} {100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}] (n = {self.n:,})"
 

@@ -19,6 +19,7 @@ import numpy as np
 from sightline.errors import EvaluationError
 from sightline.evaluation.answers import answer_scores
 from sightline.evaluation.captions import caption_scores
+from sightline.evaluation.depth import depth_scores
 from sightline.evaluation.hallucination import hallucination_scores
 from sightline.evaluation.metrics import (
     Score,
@@ -35,11 +36,12 @@ from sightline.evaluation.reliability import reliability_scores
 FORMAT = 1
 LARGEST = 1 << 30  # bytes of a record that is read
 
-# Kinds whose answers are texts (spoken.py makes such records) and how their scores follow.
+# Kinds whose answers are no ranks (spoken.py and depth_records.py make such records) and how their scores follow.
 SPOKEN: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], list[Score]]] = {
     "vqa": answer_scores,
     "caption": caption_scores,
     "hallucination": hallucination_scores,
+    "depth": depth_scores,
     "reliability": lambda answers, options: reliability_scores(
         answers["confidence"], answers["correct"], int(options["bins"])
     ),
@@ -52,7 +54,7 @@ class Record:
 
     data: source, hash and size of the split.
     options: everything that was chosen (templates, ks).
-    answers: the raw ranks, or what the model said beside what is true, from which `scores` follow.
+    answers: the raw ranks, errors per picture, or what the model said beside what is true, from which `scores` follow.
     """
 
     kind: str

@@ -265,5 +265,25 @@ def processor_type(record: Mapping[str, Any]) -> str:
 
 def processor_from_dict(record: Mapping[str, Any]) -> PictureProcessor | NaFlexProcessor:
     """The processor that a preprocessor_config.json names. Raises ConfigError for one that is not known."""
+    if processor_type(record) == "ConvNextImageProcessor":
+        record = _convnext(record)
     kind = NaFlexProcessor if processor_type(record) == NaFlexProcessor.TYPE else PictureProcessor
     return kind.from_dict(record)
+
+
+def _convnext(record: Mapping[str, Any]) -> dict[str, Any]:
+    """ConvNext's way (ResNet's files use it) in plain words: below 384 px, edge / crop_pct and a crop; else squeezed."""
+    size = record.get("size", {"shortest_edge": 384})
+    edge = size.get("shortest_edge") if isinstance(size, Mapping) else size
+    share = record.get("crop_pct") or 0.875
+    if not isinstance(edge, int) or not isinstance(share, (int, float)) or edge < 1 or not 0 < share <= 1:
+        raise ConfigError(f"preprocessor_config.json says size {size!r} and crop_pct {share!r}; fetch it again.")
+    rest = {k: v for k, v in record.items() if k not in ("size", "crop_pct", "feature_extractor_type")}
+    crops = edge < 384
+    return {
+        "image_mean": HALF, "image_std": HALF, "resample": 3, **rest,
+        "image_processor_type": "BitImageProcessor",
+        "do_center_crop": crops,
+        "crop_size": {"height": edge, "width": edge},
+        "size": {"shortest_edge": int(edge / share)} if crops else {"height": edge, "width": edge},
+    }  # fmt: skip

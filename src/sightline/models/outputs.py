@@ -65,3 +65,43 @@ class CrossEncoderOutput(EncoderOutput):
 
     cross_attentions: tuple[Tensor, ...] | None = None
     cache: CrossCache | None = None
+
+
+@dataclass
+class DetectionOutput:
+    """A set of guesses per picture. logits [B, queries, classes + 1], the last class is "no object"; pred_boxes
+    [B, queries, 4] are centre x, centre y, width, height as fractions of the picture without its padding.
+
+    auxiliary_outputs: logits and pred_boxes after each decoder layer but the last, only where asked for.
+    """
+
+    logits: Tensor
+    pred_boxes: Tensor
+    last_hidden_state: Tensor | None = None
+    encoder_last_hidden_state: Tensor | None = None
+    encoder_hidden_states: tuple[Tensor, ...] | None = None
+    encoder_attentions: tuple[Tensor, ...] | None = None
+    decoder_hidden_states: tuple[Tensor, ...] | None = None
+    decoder_attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+    auxiliary_outputs: tuple[DetectionOutput, ...] | None = None
+    pred_masks: Tensor | None = None  # [B, queries, H/4, W/4] logits, only from a panoptic head
+
+
+@dataclass
+class BackboneOutput:
+    """What a backbone hands out: one map per chosen stage, [B, channels, rows, columns] (or tokens [B, T, D])."""
+
+    feature_maps: tuple[Tensor, ...]
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class DepthOutput:
+    """predicted_depth [B, height, width]: metres along the optical axis, or relative inverse depth; the model says
+    which (`unit`, `kind`)."""
+
+    predicted_depth: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None

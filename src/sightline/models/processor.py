@@ -57,7 +57,10 @@ class Processor:
         return {**words, **look}
 
 
-RESIZE_FIELDS = ("size", "resample", "crop_size", "crop_offset", "patch_size", "max_num_patches", "rescale_factor")
+RESIZE_FIELDS = (
+    "size", "resample", "crop_size", "crop_offset", "patch_size", "max_num_patches", "rescale_factor", "keep_aspect_ratio",
+    "ensure_multiple_of", "resize_rule",
+)  # fmt: skip
 
 
 def described(record: dict[str, Any]) -> dict[str, Any]:

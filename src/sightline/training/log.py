@@ -102,4 +102,4 @@ def _tensorboard(out: Path) -> Any:
         raise TrainingError(
             "tensorboard=true needs the tensorboard package: pip install 'sightline[train]'."
         ) from error
-    return SummaryWriter(str(out / "tensorboard"))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(out / "tensorboard"))
