@@ -76,4 +76,4 @@ def head_with_bias(decoder: Decoder[Any], biased: bool) -> None:
     if decoder.head is None:
         decoder.head_bias = nn.Parameter(torch.zeros(decoder.vocab_size, device=device)) if biased else None
     else:
-        decoder.head = nn.Linear(decoder.head.in_features, decoder.vocab_size, bias=biased, device=device)
+        decoder.head = nn.Linear(decoder.hidden_size, decoder.vocab_size, bias=biased, device=device)
