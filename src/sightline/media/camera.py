@@ -34,6 +34,8 @@ class Camera:
     """K [3, 3] in pixels, the picture's size, and the pose camera→world [4, 4] (metres).
 
     K may have skew; its last row is 0 0 1 and both focal lengths are positive.
+    assumption: one sentence on what was assumed where nothing was calibrated ("" for a calibrated camera); it travels
+        with the camera and does not count when cameras are compared.
     Arrays are copied to float64 and made read-only.
     Raises GeometryError when K, the size or the pose is not what it should be.
     """
@@ -42,6 +44,7 @@ class Camera:
     width: int
     height: int
     pose: Float64[np.ndarray, "4 4"] = field(default_factory=_identity)
+    assumption: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "K", _checked_intrinsics(self.K))
@@ -62,6 +65,7 @@ class Camera:
         fov_degrees: Real,
         pose: Numbers | None = None,
         axis: Literal["horizontal", "vertical"] = "horizontal",
+        assumption: str = "",
     ) -> Camera:
         """Square pixels, principal point in the middle; `fov_degrees` spans the outer edges of the picture."""
         if not (math.isfinite(fov_degrees) and 0 < fov_degrees < 180):
@@ -69,29 +73,30 @@ class Camera:
         extent = width if axis == "horizontal" else height
         focal = extent / 2 / math.tan(math.radians(fov_degrees) / 2)
         K = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
-        return cls(K, width, height, _identity() if pose is None else np.asarray(pose, np.float64))
+        return cls(K, width, height, _identity() if pose is None else np.asarray(pose, np.float64), assumption)
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Camera:
         try:
             K, pose = _matrix(record["K"], (3, 3), "K"), _matrix(record.get("pose", _identity()), (4, 4), "pose")
-            return cls(K, record["width"], record["height"], pose)
+            return cls(K, record["width"], record["height"], pose, str(record.get("assumption", "")))
         except (KeyError, TypeError) as error:
             raise GeometryError(
                 "A camera record needs K (3×3), width, height and, if it has one, pose (4×4)."
             ) from error
 
     def to_dict(self) -> dict[str, Any]:
-        return {"K": self.K.tolist(), "width": self.width, "height": self.height, "pose": self.pose.tolist()}
+        record = {"K": self.K.tolist(), "width": self.width, "height": self.height, "pose": self.pose.tolist()}
+        return record | ({"assumption": self.assumption} if self.assumption else {})
 
     def resized(self, width: int, height: int) -> Camera:
         """The same view in a picture resized to width × height: edges stay edges, so centres move by half pixels."""
         across, down = width / self.width, height / self.height
         scale = np.array([[across, 0, across / 2 - 0.5], [0, down, down / 2 - 0.5], [0, 0, 1]])
-        return Camera(scale @ self.K, width, height, self.pose)
+        return Camera(scale @ self.K, width, height, self.pose, self.assumption)
 
     def with_pose(self, pose: Numbers) -> Camera:
-        return Camera(self.K, self.width, self.height, np.asarray(pose, np.float64))
+        return Camera(self.K, self.width, self.height, np.asarray(pose, np.float64), self.assumption)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Camera):
