@@ -15,7 +15,7 @@ from jaxtyping import install_import_hook
 
 # Before the first import of sightline: from here on, every function that names a shape is checked when it is called.
 CHECKED = install_import_hook(
-    ["sightline.nn", "sightline.models", "sightline.media", "sightline.training", "sightline.runtime"],
+    [f"sightline.{room}" for room in ("nn", "models", "media", "training", "runtime", "pipelines")],
     "typecheck.typechecked",
 )
 
