@@ -56,5 +56,9 @@ def test_a_phrase_seeks_its_picture_among_those_it_is_not_true_of() -> None:
     """Pictures 0 and 2 show kind 0, picture 1 does not: the phrase "kind 0" of picture 0 has one negative."""
     scenes = torch.tensor([[[0, 1, 0, 0], [-2] * 4], [[1, 1, 0, 0], [2, 0, 0, 0]], [[2, 0, 0, 0], [0, 0, 0, 0]]])
     said = torch.tensor([[0, -1, -1, -1]])
-    loss = phrase_loss(torch.eye(3), torch.eye(3)[:1], torch.tensor([0]), scenes, said, torch.tensor(0.0))
+    unit, all_pairs, scale = torch.eye(3), torch.ones(3, 2, dtype=torch.bool), torch.tensor(0.0)
+    loss = phrase_loss(unit, unit[:1], torch.tensor([0]), scenes, said, scale, all_pairs)
     assert math.isclose(loss.item(), math.log(1 + math.exp(-1)), rel_tol=1e-6)
+    never = all_pairs.clone()
+    never[0, 0] = False  # kind 0 never comes in colour 0, and picture 1 shows a thing of colour 0: no negative is left
+    assert phrase_loss(unit, unit[:1], torch.tensor([0]), scenes, said, scale, never).item() == 0

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SCENES = 240
 SINGLES = 12
-WORDS = ("a red mug", "a blue ball", "a green bottle", "two books", "a yellow cone on a wooden table")
+WORDS = ("a blue mug", "a yellow ball", "a green bottle", "a pink teapot", "a large red metal ring")
 NONSENSE = ("zxqv blorptang", "quarterly tax return")
 KINDS = ("mug", "bowl", "bottle", "can", "box", "book", "ball", "cube", "cone", "plate", "vase", "lamp")
 BROKEN = "cut-short.png"

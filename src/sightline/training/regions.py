@@ -59,7 +59,7 @@ class Grounded(Objective):
         parts = region_loss(regions, phrases, things, said, model.logit_scale, batch["shown"])
         found = phrase_loss(
             image, phrases[: len(alone)], batch["region_picture"], batch["scene_traits"], batch["phrase_traits"],
-            model.logit_scale,
+            model.logit_scale, batch["shown"],
         )  # fmt: skip
         values = F.normalize(model.text_features(batch["value_ids"]).float(), dim=-1)
         names = trait_loss(regions, values, things, batch["value_trait"], model.logit_scale, batch["shown"])
@@ -136,12 +136,19 @@ def phrase_loss(
     scenes: Int[Tensor, "pictures most traits"],
     said: Int[Tensor, "phrases traits"],
     scale: Float[Tensor, ""],
+    shown: Bool[Tensor, "kinds colours"],
 ) -> Float[Tensor, ""]:
-    """Every phrase finds its picture among those of which it is not true: softmax over the pictures."""
+    """Every phrase finds its picture among those of which it is not true: softmax over the pictures.
+
+    A picture with a thing that says nothing about the phrase (no_evidence) is no negative either.
+    """
     n, most, _ = scenes.shape
-    true = also_true(scenes.flatten(0, 1), said).view(n, most, -1).any(1).T
-    true[torch.arange(len(picture), device=picture.device), picture] = False
-    logits = (scale.exp() * phrases @ pictures.T).masked_fill(true, -math.inf)
+    things = scenes.flatten(0, 1)
+    real = (things[:, 0] >= 0)[:, None]
+    left_out = also_true(things, said) | (no_evidence(things.clamp(min=0), said, shown) & real)
+    left_out = left_out.view(n, most, -1).any(1).T
+    left_out[torch.arange(len(picture), device=picture.device), picture] = False
+    logits = (scale.exp() * phrases @ pictures.T).masked_fill(left_out, -math.inf)
     return F.cross_entropy(logits, picture)
 
 
