@@ -13,7 +13,7 @@ from sightline.search.filters import Where
 from sightline.search.scan import Scan
 from sightline.search.store import Snapshot
 
-RESCORED = 96  # candidates whose float32 vectors are read, for k up to 24; 4 k beyond
+RESCORED = 48  # candidates whose float32 vectors are read, for k up to 12; 4 k beyond
 
 
 @dataclass(frozen=True)
