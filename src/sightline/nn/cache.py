@@ -124,3 +124,20 @@ class Cache:
     def memory(self) -> int:
         """Bytes that the storage takes."""
         return sum(0 if layer.store is None else layer.store.nbytes for layer in self.layers)
+
+
+def joined_padding(
+    mask: Int[Tensor, "batch keys"] | None, known: Int[Tensor, "batch past"] | None, past: int, batch: int, fresh: int
+) -> Int[Tensor, "batch past_and_fresh"] | None:
+    """Which of all keys are real, or None while nothing says otherwise; a mask of the new tokens goes behind `known`.
+
+    mask: 1 = real, of the `fresh` new tokens or of all keys; None: the new ones are real.
+    """
+    if mask is None and known is None:
+        return None
+    if mask is None:
+        mask = torch.ones(batch, fresh, dtype=torch.long, device=known.device)  # type: ignore[union-attr]
+    if mask.shape[1] == fresh and past:
+        before = mask.new_ones(batch, past) if known is None else known.to(mask)
+        mask = torch.cat([before, mask], dim=1)
+    return mask

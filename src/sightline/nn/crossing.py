@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sightline.nn.attention import Attention, attend, attend_readably
 from sightline.nn.block import Stacked
-from sightline.nn.cache import Cache
+from sightline.nn.cache import Cache, joined_padding
 
 
 class ContextCache:
@@ -63,16 +63,8 @@ class CrossCache(Cache):
 
         mask: 1 = real, for the new tokens or for all keys; None: the new ones are real.
         """
-        past = self.length
-        if mask is None and self.padding is None:
-            return None
-        if mask is None:
-            mask = self.padding.new_ones(batch, fresh)  # type: ignore[union-attr]
-        if mask.shape[1] == fresh and past:
-            before = mask.new_ones(batch, past) if self.padding is None else self.padding.to(mask)
-            mask = torch.cat([before, mask], dim=1)
-        self.padding = mask
-        return mask
+        self.padding = joined_padding(mask, self.padding, self.length, batch, fresh)
+        return self.padding
 
     def see_context(self, mask: Int[Tensor, "batch keys"] | None) -> Int[Tensor, "batch keys"] | None:
         """Which keys of the context are real; the first mask is kept, and later calls may leave it out."""

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from sightline.errors import SightlineError, StoreError
 from sightline.media import read_picture
-from sightline.models.vlm.parts import hidden_states
 from sightline.training.cache import _replace
 
 CHUNK = 32  # pictures computed at once; fixed, so that the same pictures always give the same bits
@@ -36,25 +35,6 @@ SPARE = 0.5  # of the free disk that a cache may take
 
 def frozen(tower: nn.Module) -> bool:
     return not any(p.requires_grad for p in tower.parameters())
-
-
-def vision_tokens(
-    model: Any, pixel_values: Float[Tensor, "pictures channels height width"]
-) -> Float[Tensor, "pictures tokens features"]:
-    """The tower's tokens as the bridge reads them: the config's layers side by side, [CLS] dropped if it says so."""
-    states = hidden_states(model.vision, pixel_values.to(model.vision.dtype), model.config.layers)
-    first = 1 if model.config.vision_feature_select_strategy == "default" else 0
-    return torch.cat([state[:, first:] for state in states], dim=-1)
-
-
-def bridged(
-    model: Any, tokens: Float[Tensor, "pictures tokens features"], size: tuple[int, int]
-) -> Float[Tensor, "pictures visual text_width"]:
-    """Through the bridge; size: height and width of the pictures, for bridges that must know the grid."""
-    patch = model.config.vision_config.patch_size
-    grid = (size[0] // patch, size[1] // patch) if model.bridge.needs_grid else None
-    features: Tensor = model.bridge(tokens, grid)
-    return features
 
 
 class PictureTensors:
@@ -122,7 +102,7 @@ class CachedFeatures:
         begun = state["done"]
         for start in range(begun, len(pictures), CHUNK):
             numbers = range(start, min(start + CHUNK, len(pictures)))
-            kept[start : numbers.stop] = vision_tokens(model, pictures.pixels(numbers).to(device)).float().cpu().numpy()
+            kept[start : numbers.stop] = model.vision_tokens(pictures.pixels(numbers).to(device)).float().cpu().numpy()
             state["done"] = numbers.stop
             if (start // CHUNK + 1) % FLUSH == 0 or numbers.stop == len(pictures):
                 kept.flush()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sightline.errors import UsageError
 from sightline.models.vlm.fusion import fuse
-from sightline.training.features import bridged, frozen, vision_tokens
+from sightline.training.features import frozen
 from sightline.training.labels import IGNORED
 from sightline.training.objective import Batch, Objective, Step
 
@@ -92,12 +92,14 @@ def picture_vectors(model: Any, batch: Batch) -> Float[Tensor, "pictures visual 
     """What the decoder reads of each different picture of the batch."""
     if "features" in batch:
         tokens = batch["features"].to(next(model.bridge.parameters()).dtype)
-        side = model.vision.config.image_size
-        return bridged(model, tokens, (side, side))
-    pixels = batch["pixel_values"]
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen(model.vision)):
-        tokens = vision_tokens(model, pixels)
-    return bridged(model, tokens, (pixels.shape[-2], pixels.shape[-1]))
+        height = width = model.vision.config.image_size
+    else:
+        pixels = batch["pixel_values"]
+        height, width = pixels.shape[-2:]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen(model.vision)):
+            tokens = model.vision_tokens(pixels)
+    vectors: Tensor = model.bridged(tokens, height, width)
+    return vectors
 
 
 def parts(batch: Batch, rows: int | None, image: int) -> list[Batch]:

@@ -20,6 +20,7 @@ from sightline.hub import KeyTable, Model
 from sightline.models.language.decoder_config import QKV, DecoderConfig, GroupedKeys, RotaryConfig
 from sightline.models.outputs import DecoderOutput
 from sightline.nn import Cache, Rotary, Rotation, attention_bias
+from sightline.nn.cache import joined_padding
 from sightline.runtime.streaming import StreamedLinear, Weights, streamed
 
 D = TypeVar("D", bound=DecoderConfig)
@@ -209,20 +210,13 @@ class Decoder(Model[D]):
 def _padding(mask: Tensor | None, cache: Cache | None, batch: int, fresh: int) -> Tensor | None:
     """Which of all keys are real, or None if all are; a mask of the new tokens alone goes behind the cache's own."""
     past, known = (0, None) if cache is None else (cache.length, cache.padding)
-    if mask is None and known is None:
-        return None
-    if mask is None:
-        mask = torch.ones(batch, fresh, dtype=torch.long, device=known.device)  # type: ignore[union-attr]
-    if mask.shape not in ((batch, fresh), (batch, past + fresh)):
+    if mask is not None and mask.shape not in ((batch, fresh), (batch, past + fresh)):
         raise UsageError(
             f"attention_mask has the shape {list(mask.shape)}; expected {[batch, past + fresh]}, one number per token."
         )
-    if known is None and bool(mask.all()):
+    if mask is not None and known is None and bool(mask.all()):
         return None
-    if mask.shape[1] == fresh and past:
-        before = torch.ones(batch, past, dtype=mask.dtype, device=mask.device) if known is None else known.to(mask)
-        mask = torch.cat([before, mask], dim=1)
-    return mask
+    return joined_padding(mask, known, past, batch, fresh)
 
 
 def _positions(vectors: Tensor, padding: Tensor | None, segments: Tensor | None, cache: Cache | None) -> Tensor:

@@ -140,11 +140,21 @@ class Llava(Model[LlavaConfig]):
         self, pixel_values: Float[Tensor, "pictures channels height width"]
     ) -> Float[Tensor, "pictures visual hidden"]:
         """What the decoder reads of each picture. Compute it once and hand it in for many questions on one picture."""
-        states = hidden_states(self.vision, pixel_values.to(self.dtype), self.config.layers)
+        return self.bridged(self.vision_tokens(pixel_values), *pixel_values.shape[-2:])
+
+    def vision_tokens(
+        self, pixel_values: Float[Tensor, "pictures channels height width"]
+    ) -> Float[Tensor, "pictures tokens features"]:
+        """The tower's tokens as the bridge reads them: the config's layers side by side, [CLS] dropped if it says so."""
+        states = hidden_states(self.vision, pixel_values.to(self.vision.dtype), self.config.layers)
         first = 1 if self.config.vision_feature_select_strategy == "default" else 0
-        tokens = torch.cat([state[:, first:] for state in states], dim=-1)
-        grid = self._grid(*pixel_values.shape[-2:]) if self.bridge.needs_grid else None
-        features: Tensor = self.bridge(tokens, grid)
+        return torch.cat([state[:, first:] for state in states], dim=-1)
+
+    def bridged(
+        self, tokens: Float[Tensor, "pictures tokens features"], height: int, width: int
+    ) -> Float[Tensor, "pictures visual width"]:
+        """Vision tokens through the bridge; height and width of the pictures, for bridges that must know the grid."""
+        features: Tensor = self.bridge(tokens, self._grid(height, width) if self.bridge.needs_grid else None)
         return features
 
     def tokens_per_picture(self, height: int, width: int) -> int:
