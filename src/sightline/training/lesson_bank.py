@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
@@ -27,8 +27,9 @@ from sightline.worlds.tabletop import instructions
 
 SHARD = 2000  # scenes in a shard
 EACH = 3  # turns of a kind per scene
-THINGS = ((1, 8), (1, 8), (1, 3))  # how many things the shards show, in turn
-FORMAT = 1  # of what is said; other words need other shards
+THINGS = ((1, 8), (1, 3), (1, 1))  # how many things the shards show, in turn
+KEPT = {"caption": 0.3, "detail": 0.1, "reasoning": 0.3}  # shares of the long turns that are told: loss counts tokens
+FORMAT = 2  # of what is shown and said; others need other shards
 Turn = tuple[str, str, str]  # kind, question, answer
 
 
@@ -73,6 +74,11 @@ class LessonBank:
     def picture(self, number: int) -> UInt8[Tensor, "side side 3"]:
         return self.shards[number // self.shard].pictures[number % self.shard]
 
+    def easy(self, most: int) -> Int[np.ndarray, " scenes"]:
+        """Numbers of the scenes in shards of at most `most` things; all of them where there is no such shard."""
+        few = [n for n in range(len(self.shards)) if THINGS[n % len(THINGS)][1] <= most]
+        return np.concatenate([np.arange(self.shard) + n * self.shard for n in few or range(len(self.shards))])
+
     def texts(self) -> Iterator[str]:
         """Everything that is said, once: what a tokenizer learns from."""
         for shard in self.shards:
@@ -83,19 +89,25 @@ class LessonBank:
 class BankConversations:
     """Conversations of several turns on each scene, another draw every time (a `Said` of lessons).
 
-    turns: at most so many, of different kinds, in random order. kinds: only these. pictures: False for text alone.
+    turns: at most so many, in random order, long ones last. kinds: only these. pictures: False for text alone.
+    rising: (steps, things): so many steps see scenes of at most so many things only.
     """
 
     drawn = True
 
     def __init__(
-        self, bank: LessonBank, *, turns: int = 8, kinds: Sequence[str] | None = None, pictures: bool = True
-    ) -> None:
-        self.bank, self.most, self.kinds, self.pictures = bank, turns, kinds, pictures
+        self, bank: LessonBank, *, turns: int = 8, kinds: Sequence[str] | None = None, pictures: bool = True,
+        rising: Sequence[tuple[int, int]] = (),
+    ) -> None:  # fmt: skip
+        self.bank, self.most, self.kinds, self.pictures, self.rising = bank, turns, kinds, pictures, tuple(rising)
         self.source, self.problems = bank.source, list[str]()
 
     def __len__(self) -> int:
         return len(self.bank)
+
+    def phases(self) -> list[tuple[int, list[int]]]:
+        """(steps, the scenes they draw from), before all are drawn from."""
+        return [(steps, self.bank.easy(most).tolist()) for steps, most in self.rising]
 
     def variants(self, number: int) -> int:
         return 1
@@ -105,17 +117,15 @@ class BankConversations:
 
     def conversation(self, number: int, variant: int = 0) -> Conversation:
         rng = np.random.default_rng([variant, number])
-        by_kind: dict[str, list[Turn]] = {}
-        for turn in self.bank.turns(number):
-            if self.kinds is None or turn[0] in self.kinds:
-                by_kind.setdefault(turn[0], []).append(turn)
-        kinds = [list(by_kind)[int(i)] for i in rng.permutation(len(by_kind))[: self.most]]
-        chosen = [by_kind[kind][int(rng.integers(len(by_kind[kind])))] for kind in kinds]
+        turns = [turn for turn in self.bank.turns(number) if self.kinds is None or turn[0] in self.kinds]
+        wanted = [turn for turn in turns if self.kinds or rng.random() < KEPT.get(turn[0], 1.0)] or turns
+        chosen = [wanted[int(i)] for i in rng.permutation(len(wanted))[: self.most]]
+        chosen.sort(key=lambda turn: turn[0] in KEPT)  # what describes all would give later answers away
         messages = told(((question, answer) for _, question, answer in chosen), pictures=int(self.pictures))
         return Conversation(f"scene {number} of {self.source}", messages, (number,) if self.pictures else ())
 
     def fingerprint(self) -> str:
-        return f"{self.source}-{self.bank.count}-{self.bank.shard}-{self.most}-{self.kinds}-{self.pictures}"
+        return f"{self.source}-{self.bank.count}-{self.bank.shard}-{self.most}-{self.kinds}-{self.pictures}-{self.rising}"
 
 
 class BankPictures:

@@ -71,6 +71,9 @@ class Lessons:
         self.batch_size = min(batch_size, len(self.usable))
         self.order = Order(len(self.usable), self.batch_size, seed)
         self.steps_per_epoch = self.order.steps_per_epoch
+        able = set(self.usable)
+        phases = [(steps, [n for n in some if n in able]) for steps, some in getattr(data, "phases", list)()]
+        self.phases = [(steps, some, Order(len(some), self.batch_size, seed)) for steps, some in phases if some]
 
     def _usable(self) -> list[int]:
         broken = getattr(self.pictures, "broken", {})
@@ -103,11 +106,12 @@ class Lessons:
         return found
 
     def batch(self, step: int, rank: int = 0, size: int = 1) -> dict[str, Tensor]:
-        numbers = [self.usable[n] for n in self.order.numbers(step)]
+        numbers = self._numbers(step)
         share = len(numbers) // size
         mine = numbers[rank * share : (rank + 1) * share]
         variants = [self.data.variant(n, mixed(self.seed, step, 2, n)) for n in mine]
         samples = [self.sample(n, variant) for n, variant in zip(mine, variants, strict=True)]
+        samples.sort(key=len)  # rows computed together are then of one length, nearly
         packed = pack(samples, self.row, self.pad)
         batch = {"input_ids": packed.input_ids, "labels": packed.labels, "segments": packed.segments}
         different, batch["pictures"] = torch.unique(packed.pictures, return_inverse=True)
@@ -116,6 +120,15 @@ class Lessons:
         if isinstance(self.pictures, CachedFeatures):
             return batch | {"features": self.pictures.get(different.tolist())}
         return batch | {"pixel_values": self.pictures.pixels(different.tolist())}
+
+    def _numbers(self, step: int) -> list[int]:
+        """The rows of a step: in a phase at the beginning, of those alone that it draws from."""
+        before = 0
+        for steps, some, order in self.phases:
+            if step < before + steps:
+                return [some[n] for n in order.numbers(step)]
+            before += steps
+        return [self.usable[n] for n in self.order.numbers(step)]
 
     def fingerprint(self) -> str:
         """What decides the batches: the data, how it is written, the order."""

@@ -168,9 +168,10 @@ def _compare(truth: Truth, rng: np.random.Generator) -> list[Turn]:
             continue
         one, two = (values[int(i)] for i in rng.permutation(len(values))[:2])
         groups = [[t for t in truth.seen if getattr(t, name) == value] for value in (one, two)]
-        a, b = (_plural(Description(((name, value),)).noun) for value in (one, two))
+        nouns = [Description(((name, value),)).noun for value in (one, two)]
+        a, b = (_plural(noun) for noun in nouns)
         counts = [len(group) for group in groups]
-        told = f"There {_are(counts[0], a)} and {_count(counts[1], b)}"
+        told = f"There {_are(counts[0], nouns[0])} and {_count(counts[1], nouns[1])}"
         more = (
             "there are as many of both"
             if counts[0] == counts[1]
@@ -228,17 +229,13 @@ def _are(count: int, noun: str) -> str:
     return f"{'is' if count == 1 else 'are'} {_count(count, noun)}"
 
 
-def _count(count: int, plural: str) -> str:
+def _count(count: int, noun: str) -> str:
     """ "one red thing", "three mugs"."""
-    return f"{_NUMBERS[count]} {_singular(plural) if count == 1 else plural}"
+    return f"{_NUMBERS[count]} {noun if count == 1 else _plural(noun)}"
 
 
 def _plural(noun: str) -> str:
     return noun + ("es" if noun.endswith(("x", "s", "ch")) else "s")
-
-
-def _singular(plural: str) -> str:
-    return plural[:-2] if plural.endswith(("xes", "ses", "ches")) else plural[:-1]
 
 
 def _a(noun: str) -> str:
