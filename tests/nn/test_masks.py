@@ -38,6 +38,13 @@ def test_prefix():
     assert drawn(4, 4, causal=True, prefix=torch.tensor([2])) == [["1100", "1100", "1110", "1111"]]
 
 
+def test_prefix_with_a_window():
+    """A prompt of three sees itself, however far apart; what follows sees two keys, prompt or not (PaliGemma 2)."""
+    rows = ["11100", "11100", "11100", "00110", "00011"]
+    assert drawn(5, 5, causal=True, window=2, prefix=torch.tensor([3])) == [rows]
+    assert drawn(2, 5, causal=True, window=2, prefix=torch.tensor([3])) == [rows[3:]]
+
+
 def test_padding():
     padding = torch.tensor([[1, 1, 0], [1, 1, 1]])
     assert drawn(2, 3, padding=padding) == [["110", "110"], ["111", "111"]]

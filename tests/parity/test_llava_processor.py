@@ -19,6 +19,7 @@ from sightline.media import Picture
 from sightline.models.vlm import square
 from sightline.models.vlm.llava import Llava, LlavaConfig
 from sightline.models.vlm.square import llava_pictures, padded
+from sightline.models.vlm.vicuna import VICUNA
 from sightline.models.zoo import load
 
 WORDS = [
@@ -192,6 +193,24 @@ def test_bad_input(awake, saved):
     see.template = None
     with pytest.raises(ConfigError, match=r"brings no chat template"):
         see.chat([[{"role": "user", "content": "what ?"}]])
+
+
+def test_without_a_template_a_llava_on_a_llama_speaks_vicuna(awake, saved, tmp_path):
+    """As the first folders on the hub had none; it is named in the manifest, and saved with the model."""
+    for name, built_in in (("1.5", "vicuna_v1"), ("tiny", None)):
+        folder = saved(reference(name, awake), processor("clip" if built_in else "siglip"))
+        (folder / "chat_template.jinja").unlink()
+        ours = load(folder, device="cpu", dtype="float32")
+        ask = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is this ?"}]}]
+        if built_in is None:  # Phi: nobody knows
+            with pytest.raises(ConfigError, match=r"brings no chat template; add its chat_template.jinja"):
+                ours.processor.chat([ask], photos(1))
+            continue
+        assert ours.processor.render(ask) == f"{VICUNA}USER: <image>\nwhat is this ? ASSISTANT:"
+        assert ours.processor.describe()["built_in_template"] == built_in
+        again = load(ours.save(tmp_path / "ours"), device="cpu").processor
+        assert again.template.source == ours.processor.template.source
+        assert "built_in_template" not in again.describe()
 
 
 def test_many_questions_on_one_picture(awake, saved):

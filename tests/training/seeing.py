@@ -14,8 +14,8 @@ from sightline.models.language.llama import Llama, LlamaConfig
 from sightline.models.processor import Processor
 from sightline.models.vision.clip_vision import CLIPVision, CLIPVisionConfig
 from sightline.models.vlm.llava import Llava
+from sightline.models.vlm.vicuna import llava_template
 from sightline.training.assembling import assemble
-from sightline.training.labels import llava_template
 from sightline.training.tabletop_llava import first_weights, words_tokenizer
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 50, 220), "yellow": (230, 220, 40),

@@ -14,8 +14,9 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors,
 from sightline.errors import DataError, TrainingError
 from sightline.models.language.chat import ChatTemplate, Rendered
 from sightline.models.language.tokenizers import Rules, Tokenizer
+from sightline.models.vlm.vicuna import llava_template
 from sightline.training.conversations import Conversation, told
-from sightline.training.labels import IGNORED, Encoder, Plain, Sample, llava_template, shown
+from sightline.training.labels import IGNORED, Encoder, Plain, Sample, shown
 
 TEXTS = ["USER: what is it? ASSISTANT: a red mug", "is there a blue ball? yes, there is. é 漢"] * 3
 CHATML = (

@@ -27,7 +27,8 @@ def attention_bias(
     queries, keys: lengths; the queries are the last `queries` of the keys (so a cache needs nothing more).
     like: a tensor whose dtype and device the bias takes.
     causal: a query sees no later key. window: nor one that lies `window` or more keys back (Mistral).
-    padding: 1 for real keys, 0 for padding. prefix: the first `prefix` keys are seen by all (prefix-LM).
+    padding: 1 for real keys, 0 for padding. prefix: the first `prefix` keys see one another, however far apart; the
+    rest is causal, and sees of them what its window holds (prefix-LM).
     segments: a key is seen only by queries of its own segment (packing; block-diagonal attention).
     """
     position = torch.arange(keys, device=like.device)
@@ -35,11 +36,12 @@ def attention_bias(
     seen: Tensor | None = None
     if causal:
         seen = (position[None, :] <= asking[:, None])[None, None]
-        if prefix is not None:
-            seen = seen | (position < prefix[:, None])[:, None, None, :]
     if window is not None:
         near = ((asking[:, None] - position[None, :]) < window)[None, None]
         seen = near if seen is None else seen & near
+    if prefix is not None and seen is not None:
+        inside = position < prefix[:, None]
+        seen = seen | (inside[:, keys - queries :, None] & inside[:, None, :])[:, None]
     if padding is not None:
         real = padding.bool()[:, None, None, :]
         seen = real if seen is None else seen & real

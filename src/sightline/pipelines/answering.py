@@ -84,7 +84,7 @@ class Answerer:
         seen = self._seen(_listed(pictures))
         row = self._row(question, seen)
         clean, began = clean_choices(choices, self.reader), time.monotonic()
-        seen.features = self.reader.look(seen.pixels)
+        seen.features = self.reader.look(seen.inputs)
         return self._choose(row, question, clean, began)
 
     def converse(self, pictures: Any) -> Conversation:
@@ -155,17 +155,17 @@ class Answerer:
     def _encode(self, rows: Sequence[Row]) -> None:
         """Features of every picture that some question is about, all at once."""
         seen = list({id(row.seen): row.seen for row in rows}.values())
-        features = iter(batched(self.reader.look, [p for one in seen for p in one.pixels], what="pictures"))
+        features = iter(batched(self.reader.look, [p for one in seen for p in one.inputs], what="pictures"))
         for one in seen:
-            one.features = list(islice(features, len(one.pixels)))
+            one.features = list(islice(features, len(one.inputs)))
 
     def _choose(self, row: Row, question: str, choices: Sequence[str], began: float) -> Answer:
-        logprobs = self.reader.score(row, messages_of([], question, len(row.seen.pixels)), choices)
+        logprobs = self.reader.score(row, messages_of([], question, len(row.seen.inputs)), choices)
         return chosen(choices, logprobs, time.monotonic() - began)
 
     def _row(self, question: str, seen: Seen, turns: Sequence[Turn] = ()) -> Row:
         self.reader.require_text(question)
-        return Row(self.reader.prompt(messages_of(turns, question, len(seen.pixels)), seen), seen)
+        return Row(self.reader.prompt(messages_of(turns, question, len(seen.inputs)), seen), seen)
 
     def _seen(self, pictures: Sequence[Any]) -> Seen:
         """Pictures, read and prepared. Raises PictureError for the first that cannot be read."""
@@ -184,7 +184,7 @@ class Answerer:
         most = self.reader.most_pictures
         if most is not None and len(pictures) > most:
             raise UsageError(f"{len(pictures)} pictures were given for one question and this model takes {most}.")
-        return Seen([self.reader.picture_side([picture])["pixel_values"] for picture in pictures])
+        return Seen([self.reader.picture_side([picture]) for picture in pictures])
 
 
 class Conversation:
@@ -209,7 +209,7 @@ class Conversation:
                     on_text(text)
 
         try:
-            self._seen.features = self._seen.features or reader.look(self._seen.pixels)
+            self._seen.features = self._seen.features or reader.look(self._seen.inputs)
             said = reader.respond([row], options or DEFAULT, hear)[0]
         except KeyboardInterrupt:
             if heard:

@@ -23,17 +23,19 @@ from sightline.models.language.chat import Message
 from sightline.models.language.generate import Generated, Generation, Piece, Prefix, respond
 from sightline.models.language.tokenizers import token_name
 from sightline.models.vlm.processor import VLMProcessor
+from sightline.models.vlm.spliced import Spliced
 
 Ids = list[int]
+Inputs = dict[str, Tensor]  # of one picture
 OnPiece = Callable[[int, str], Any]  # number of the row, text that is certain now
 
 
 @dataclass(eq=False)
 class Seen:
-    """The pictures of some questions. pixels: [1, channels, height, width] each. features: once they are encoded,
+    """The pictures of some questions. inputs: what the processor makes of each. features: once they are encoded,
     [visual tokens, hidden] each. kept: more questions will follow, so what was read of them is kept in `head`."""
 
-    pixels: list[Tensor]
+    inputs: list[Inputs]
     features: list[Tensor] = field(default_factory=list)
     kept: bool = False
     head: tuple[Ids, Prefix] | None = None
@@ -70,7 +72,7 @@ class Reads(Protocol):
     @property
     def manifest(self) -> dict[str, Any]: ...
     def require_text(self, text: str) -> None: ...
-    def look(self, pixels: Sequence[Tensor]) -> list[Tensor]: ...
+    def look(self, inputs: Sequence[Inputs]) -> list[Tensor]: ...
     def prompt(self, messages: Sequence[Message], seen: Seen) -> Ids: ...
     def respond(self, rows: Sequence[Row], options: Generation, on_piece: OnPiece | None = None) -> list[Said]: ...
     def score(self, row: Row, messages: Sequence[Message], choices: Sequence[str]) -> list[list[float]]: ...
@@ -119,15 +121,16 @@ class SplicedReader:
             )
         raise UsageError(f'the question {text[:60]!r} holds the control token "{found[0]}" of this model; take it out.')
 
-    def look(self, pixels: Sequence[Tensor]) -> list[Tensor]:
+    def look(self, inputs: Sequence[Inputs]) -> list[Tensor]:
         """Features of each picture; pictures of one size are computed together."""
         found: dict[int, Tensor] = {}
-        for shape in dict.fromkeys(tuple(p.shape) for p in pixels):
-            same = [i for i, p in enumerate(pixels) if tuple(p.shape) == shape]
+        shapes = [tuple((name, tuple(t.shape)) for name, t in one.items()) for one in inputs]
+        for shape in dict.fromkeys(shapes):
+            same = [i for i, other in enumerate(shapes) if other == shape]
             with torch.inference_mode():
-                together = torch.cat([pixels[i] for i in same]).to(self.model.device)
-                found |= dict(zip(same, self.model.image_features(together), strict=True))
-        return [found[i] for i in range(len(pixels))]
+                together = self._joined([inputs[i] for i in same])
+                found |= dict(zip(same, self.model.image_features(**together), strict=True))
+        return [found[i] for i in range(len(inputs))]
 
     def prompt(self, messages: Sequence[Message], seen: Seen) -> Ids:
         """Ids of a conversation up to where the model speaks. Raises UsageError where pictures and words do not fit."""
@@ -166,14 +169,14 @@ class SplicedReader:
         """
         plain, _ = self.processor.messages(messages)
         prompt = self.processor.render(plain)
-        texts = [self._ids(prompt + self._lead(plain, prompt, choice) + choice, row.seen) for choice in choices]
+        texts = [
+            self._ids(prompt + self.processor.lead(plain, prompt, choice) + choice, row.seen) for choice in choices
+        ]
         start = min(_common(row.ids, ids) for ids in texts)
-        self.require_room(max(map(len, texts)), len(row.seen.pixels))
-        head = self._end(row.ids)
-        prefix = (
-            self._read(row.seen, row.ids[:head]) if head else Prefix.read(self.language, self._row(row.ids[:start]))
-        )
-        if head and start > head:
+        self.require_room(max(map(len, texts)), len(row.seen.inputs))
+        head = self._end(row.ids) or start
+        prefix = self._read(row.seen, row.ids[:head])
+        if start > head:
             prefix = prefix.extend(self._row(row.ids[head:start]))
         return prefix.score([ids[start:] + list(self.stop[:1]) for ids in texts])
 
@@ -189,38 +192,34 @@ class SplicedReader:
     def _ids(self, text: str, seen: Seen) -> Ids:
         """A rendered conversation as ids, each placeholder as often as its picture has features."""
         token, parts = self.processor.image_token, text.split(self.processor.image_token)
-        if len(parts) - 1 != len(seen.pixels):
+        if len(parts) - 1 != len(seen.inputs):
             raise UsageError(
-                f"the chat template writes {len(parts) - 1} {token} for {len(seen.pixels)} pictures; use the template "
+                f"the chat template writes {len(parts) - 1} {token} for {len(seen.inputs)} pictures; use the template "
                 "that belongs to the model."
             )
-        counts = [self.processor.placeholders.count(*pixels.shape[-2:]) for pixels in seen.pixels]
-        whole = parts[0] + "".join(token * n + part for n, part in zip(counts, parts[1:], strict=True))
+        whole = self.processor.marked(text, (self.processor.marks(one)[0] for one in seen.inputs))
         start = token_name(self.tokenizer.extra, "bos_token", "")
-        special = not (start and whole.startswith(start))  # the template writes it, or the tokenizer does
+        special = not (start and start in whole)  # the template writes it, or the tokenizer does
         ids: Ids = self.tokenizer.encode([whole.encode("utf-8", "replace").decode()], special=special)[0]
-        self.require_room(len(ids), len(seen.pixels))
+        self.require_room(len(ids), len(seen.inputs))
         return ids
 
-    def _lead(self, plain: Sequence[Message], prompt: str, choice: str) -> str:
-        """What the template writes between the prompt and an answer: most often a space or nothing."""
-        answer = {"role": "assistant", "content": [{"type": "text", "text": choice}]}
-        whole = self.processor.render([*plain, answer], add_generation_prompt=False)
-        after = whole[len(prompt) :] if whole.startswith(prompt) else ""
-        at = after.find(choice)
-        return after[:at] if at > 0 and not after[:at].strip() else ""
-
     def _end(self, ids: Ids) -> int:
-        """Where the last picture ends; 0 without one."""
+        """Where the last picture ends: up to there a prompt can be read for many questions. 0 without a picture, and for
+        a model whose whole prompt sees itself, so that nothing of it can be read before the rest is known."""
+        if self.language.prefix_lm:
+            return 0
         image = self.processor.image_token_id
         return len(ids) - len(list(takewhile(lambda i: i != image, reversed(ids)))) if image in ids else 0
 
     def _read(self, seen: Seen, head: Ids) -> Prefix:
         """The prompt up to the end of its last picture, read once."""
         if seen.head is None or seen.head[0] != head:
+            ids = self._row(head)
             with torch.inference_mode():
-                vectors, _ = self.model.embed({"input_ids": self._row(head)}, image_features=seen.features)
-            prefix = Prefix.read(self.language, inputs_embeds=vectors)
+                vectors, _ = self.model.embed({"input_ids": ids}, image_features=seen.features)
+                places = self.model.positions(ids, None, self._joined(seen.inputs))
+            prefix = Prefix.read(self.language, inputs_embeds=vectors, position_ids=places)
             seen.head = (head, replace(prefix, ids=tuple(head)))
         return seen.head[1]
 
@@ -234,10 +233,17 @@ class SplicedReader:
         with torch.inference_mode():
             inputs = {"input_ids": ids, "attention_mask": mask}
             vectors, mask = self.model.embed(inputs, image_features=features or None)
+            places = self.model.positions(ids, mask, self._joined([one for row in rows for one in row.seen.inputs]))
         return respond(
-            self.language, ids, inputs_embeds=vectors, attention_mask=mask, options=options, tokenizer=self.tokenizer,
-            on_tokens=show,
+            self.language, ids, inputs_embeds=vectors, attention_mask=mask, position_ids=places, options=options,
+            tokenizer=self.tokenizer, on_tokens=show,
         )  # fmt: skip
+
+    def _joined(self, inputs: Sequence[Inputs]) -> Inputs:
+        """Inputs of several pictures as one; what cannot be joined (pictures of different sizes) is left out."""
+        device = self.model.device
+        names = [name for name in (inputs[0] if inputs else {}) if len({one[name].shape[1:] for one in inputs}) == 1]
+        return {name: torch.cat([one[name] for one in inputs]).to(device) for name in names}
 
     def _fitting(self, numbers: Sequence[int], rows: Sequence[Row], options: Generation) -> list[list[int]]:
         """Rows that have room for the longest answer go together; others alone, lest they shorten their neighbours'."""
@@ -256,7 +262,7 @@ class SplicedReader:
 
 def reader_of(model: Model[Any]) -> Reads:
     """The reader for a model. Raises UsageError for one that does not speak of pictures or came without its processor."""
-    if not all(hasattr(model, name) for name in ("language", "image_features", "embed")):
+    if not isinstance(model, Spliced):
         raise UsageError(f"{type(model).__name__} answers no questions about pictures; name a LLaVA checkpoint.")
     if not isinstance(model.processor, VLMProcessor):
         raise UsageError(

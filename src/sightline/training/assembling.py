@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from sightline.errors import ConfigError, UsageError
 from sightline.hub import Model, resolve
@@ -19,24 +18,25 @@ from sightline.models.bridges import BridgeConfig
 from sightline.models.language.chat import ChatTemplate
 from sightline.models.language.decoder import Decoder
 from sightline.models.language.tokenizers import Tokenizer, token_name
+from sightline.models.language.words import grow_words
 from sightline.models.vlm.llava import Llava, LlavaConfig
 from sightline.models.vlm.processor import VLMProcessor, placeholders
 from sightline.models.vlm.square import SquarePictures
+from sightline.models.vlm.vicuna import llava_template
 from sightline.models.zoo import load
 from sightline.training.conversations import IMAGE
-from sightline.training.labels import llava_template
-
-MULTIPLE = 64  # word tables grow to a multiple of it, as LLaVA's do (32,064)
 
 
 def assemble(
-    vision: str | Path | Model[Any], language: str | Path | Model[Any], *, bridge: str = "mlp2x_gelu", layer: int = -2,
-    select: str = "default", pad_square: bool = False, template: ChatTemplate | None = None, seed: int = 0,
+    vision: str | Path | Model[Any], language: str | Path | Model[Any], *, bridge: str = "mlp2x_gelu",
+    layer: tuple[int, ...] = (-2,), select: str = "default", pad_square: bool = False,
+    template: ChatTemplate | None = None, seed: int = 0,
 ) -> Llava:  # fmt: skip
     """Load the parts and join them; the bridge has random weights from `seed`.
 
     vision: a CLIP or SigLIP, whole or its tower alone. language: a decoder with its tokenizer. layer, select: which
-    tokens of the tower go on (see LlavaConfig). pad_square: pictures are padded to squares, not cropped.
+    tokens of the tower go on, those of several layers side by side (see LlavaConfig). pad_square: pictures are padded to
+    squares, not cropped.
     template: the chat template; by default LLaVA-1.5's. Raises UsageError for parts of the wrong kind.
     """
     tower, looks = vision_part(vision)
@@ -50,7 +50,8 @@ def assemble(
     if select == "default" and not hasattr(tower, "class_token"):
         select = "full"  # there is no [CLS] to drop
     config = LlavaConfig(
-        vision_config=tower.config, text_config=decoder.config, image_token_index=number, vision_feature_layer=layer,
+        vision_config=tower.config, text_config=decoder.config, image_token_index=number,
+        vision_feature_layer=layer[0] if len(layer) == 1 else layer,
         vision_feature_select_strategy=select, tie_word_embeddings=decoder.config.tie_word_embeddings,
         bridge_config=None if bridge == "mlp2x_gelu" else BridgeConfig(kind=bridge),
     )  # fmt: skip
@@ -80,31 +81,6 @@ def vision_part(ref: str | Path | Model[Any]) -> tuple[Model[Any], Any]:
             f"{side}×{side}; a LLaVA needs pictures of one size."
         )
     return tower, looks
-
-
-@torch.no_grad()
-def grow_words(decoder: Decoder[Any], count: int) -> None:
-    """Rows for `count` tokens in the word table and the head; new ones start at the mean of the others."""
-    if count <= decoder.vocab_size:
-        return
-    size = -(-count // MULTIPLE) * MULTIPLE
-    words = nn.Embedding(size, decoder.words.embedding_dim)
-    words.weight.copy_(_grown(decoder.words.weight, size))
-    decoder.words = words
-    if isinstance(decoder.head, nn.Linear):
-        old = decoder.head
-        decoder.head = nn.Linear(old.in_features, size, bias=old.bias is not None)
-        decoder.head.weight.copy_(_grown(old.weight, size))
-        if old.bias is not None:
-            decoder.head.bias.copy_(_grown(old.bias, size))
-    if decoder.head_bias is not None:
-        decoder.head_bias = nn.Parameter(_grown(decoder.head_bias, size))
-    decoder.config = decoder.config.replace(vocab_size=size)
-
-
-def _grown(table: Tensor, size: int) -> Tensor:
-    mean = table.float().mean(0, keepdim=True).to(table)
-    return torch.cat([table.detach(), mean.expand(size - table.shape[0], *table.shape[1:])])
 
 
 def _takes_pictures(template: ChatTemplate) -> bool:

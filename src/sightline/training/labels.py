@@ -16,15 +16,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from sightline.errors import DataError, TrainingError
-from sightline.models.language.chat import ChatTemplate, Message, Rendered
+from sightline.models.language.chat import Message, Rendered
 from sightline.models.language.tokenizers import Tokenizer, token_name
 from sightline.training.conversations import IMAGE, Conversation
 
 IGNORED = -100  # the label of a token that is not learned, as in torch's cross-entropy
-VICUNA = (  # LLaVA-1.5 (vicuna_v1)
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions. "
-)
 
 
 @runtime_checkable
@@ -32,22 +28,6 @@ class Template(Protocol):
     """What labels need of a chat template."""
 
     def spans(self, messages: Sequence[Message], **extra: Any) -> Rendered: ...
-
-
-def llava_template(system: str = VICUNA, *, bos: str = "<s>", eos: str = "</s>") -> ChatTemplate:
-    """LLaVA-1.5's: `SYSTEM USER: <image>\\nquestion ASSISTANT: answer</s>USER: …`. The tokenizer adds the start token."""
-    source = (
-        "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'][0]['text'] + ' ' }}"
-        "{% else %}{{ " + repr(system) + " }}{% endif %}"
-        "{% for message in messages %}{% if message['role'] == 'user' %}{{ 'USER: ' }}"
-        "{% for item in message['content'] if item['type'] == 'image' %}{{ '<image>\\n' }}{% endfor %}"
-        "{% for item in message['content'] if item['type'] == 'text' %}{{ item['text'] }}{% endfor %}{{ ' ' }}"
-        "{% elif message['role'] == 'assistant' %}{{ 'ASSISTANT:' }}{% generation %}{{ ' ' }}"
-        "{% for item in message['content'] if item['type'] == 'text' %}{{ item['text'] }}{% endfor %}"
-        "{{ eos_token }}{% endgeneration %}{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
-    )
-    return ChatTemplate(source, {"bos_token": bos, "eos_token": eos})
 
 
 class Plain:

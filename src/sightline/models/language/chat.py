@@ -43,12 +43,16 @@ class Rendered:
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """One template with the special tokens it may name. seconds and characters are the limits of one rendering."""
+    """One template with the special tokens it may name. seconds and characters are the limits of one rendering.
+
+    built_in: the name of one that Sightline put in place of a missing one; "" for one that came with a checkpoint.
+    """
 
     source: str
     tokens: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 5.0
     characters: int = 1_000_000
+    built_in: str = ""
 
     @staticmethod
     def from_folder(folder: Path, name: str = "default") -> ChatTemplate | None:

@@ -8,16 +8,19 @@ Text is read once: keys and values are kept in a cache, and a step reads only wh
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from sightline.errors import TokenizerError, UsageError
-from sightline.hub import KeyTable, Model
+from sightline.hub import KeyTable
 from sightline.models.language.decoder_config import QKV, DecoderConfig, GroupedKeys, RotaryConfig
+from sightline.models.language.word_model import WordModel
 from sightline.models.outputs import DecoderOutput
 from sightline.nn import Cache, Rotary, Rotation, attention_bias
 from sightline.nn.cache import joined_padding
@@ -26,11 +29,17 @@ from sightline.runtime.streaming import StreamedLinear, Weights, streamed
 D = TypeVar("D", bound=DecoderConfig)
 
 
-class Decoder(Model[D]):
+class Decoder(WordModel[D]):
     """Token vectors, blocks, a last norm and a head; a family hands in its blocks and its norm.
 
     windows: per layer, how many keys a token sees counted back from itself, or None for all (no entry: None for all).
+    prefix_lm: what is read first into a cache is a prompt whose tokens all see one another (PaliGemma sets it).
+    recompute: while it learns, what is inside a block is not kept but computed again on the way back (gradient
+        checkpointing: Chen et al. 2016, arXiv:1604.06174): less memory, about a third more time, the same gradients.
     """
+
+    prefix_lm: bool = False
+    recompute: bool = False
 
     def __init__(
         self,
@@ -108,6 +117,7 @@ class Decoder(Model[D]):
         attention_mask: Int[Tensor, "batch keys"] | None = None,
         position_ids: Int[Tensor, "*axes batch tokens"] | None = None,
         segments: Int[Tensor, "batch tokens"] | None = None,
+        prefix: Int[Tensor, " batch"] | None = None,
         cache: Cache | None = None,
         last_only: bool = False,
         output_hidden_states: bool = False,
@@ -119,10 +129,9 @@ class Decoder(Model[D]):
         position_ids: default, the count of real tokens before each, so left padding changes nothing; they go on with a
         cache. [3, batch, tokens] for M-RoPE. last_only: logits [batch, 1, vocabulary] of the last position (pad left).
         segments: numbers of packed samples; a token sees only its own, and counts positions from its start.
+        prefix: how many tokens of each row, padding before them included, are a prompt whose tokens all see one another.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise UsageError("a decoder reads either input_ids or inputs_embeds; give one of the two.")
-        vectors = self.embed(input_ids) if inputs_embeds is None else inputs_embeds  # type: ignore[arg-type]
+        vectors = self.taken(input_ids, inputs_embeds, "a decoder")
         batch, fresh = vectors.shape[:2]
         past = 0 if cache is None else cache.length
         keys = past + fresh
@@ -132,6 +141,12 @@ class Decoder(Model[D]):
             )
         if segments is not None and past:
             raise UsageError("packed samples are read at once; leave out either segments or the cache.")
+        if prefix is not None and past and bool((prefix > past).any()):
+            raise UsageError(
+                "a prompt whose tokens see one another is read at once; a part of it is in the cache already."
+            )
+        if prefix is None and self.prefix_lm and cache is not None and not past:
+            prefix = torch.full((batch,), fresh, device=vectors.device)
         padding = _padding(attention_mask, cache, batch, fresh)
         positions = _positions(vectors, padding, segments, cache) if position_ids is None else position_ids
         if cache is not None:
@@ -141,14 +156,16 @@ class Decoder(Model[D]):
                 cache.shift = _highest(position_ids, padding) + 1 - real
         rotation = None if self.rotary is None else self.rotary(positions)
         sight = {
-            window: self._sight(fresh, keys, vectors, window, padding, segments)
+            window: self._sight(fresh, keys, vectors, window, padding, segments, prefix)
             for window in dict.fromkeys(self.windows)
         }
         tokens = self.enter(vectors, positions)
         states, attentions = [tokens], []
+        again = self.recompute and cache is None and torch.is_grad_enabled()
+        through = partial(checkpoint, self.through, use_reentrant=False) if again else self.through
         for i, block in enumerate(self.blocks):
             bias, causal = sight[self.windows[i]]
-            tokens, seen = self.through(
+            tokens, seen = through(
                 block,
                 tokens,
                 bias=bias,
@@ -172,29 +189,24 @@ class Decoder(Model[D]):
 
     @staticmethod
     def _sight(
-        fresh: int, keys: int, like: Tensor, window: int | None, padding: Tensor | None, segments: Tensor | None
+        fresh: int,
+        keys: int,
+        like: Tensor,
+        window: int | None,
+        padding: Tensor | None,
+        segments: Tensor | None,
+        prefix: Tensor | None,
     ) -> tuple[Tensor | None, bool]:
         """The bias of one kind of layer and whether it is causal besides: no bias where none is needed."""
-        window = window if window is not None and keys > window else None
-        if window is None and padding is None and segments is None and (fresh == 1 or fresh == keys):
-            return None, fresh > 1
-        causal = fresh > 1
+        whole = prefix is not None and bool((prefix >= keys).all())  # nothing but prompts: nobody looks back only
+        window = window if window is not None and keys > window and not whole else None
+        causal = fresh > 1 and not whole
+        prefix = prefix if causal and prefix is not None and bool((prefix > 1).any()) else None
+        if window is None and padding is None and segments is None and prefix is None and (fresh == 1 or fresh == keys):
+            return None, causal
         return attention_bias(
-            fresh, keys, like=like, causal=causal, window=window, padding=padding, segments=segments
+            fresh, keys, like=like, causal=causal, window=window, padding=padding, prefix=prefix, segments=segments
         ), False
-
-    @property
-    def hidden_size(self) -> int:
-        """Width of the token vectors that `embed` gives and `inputs_embeds` takes."""
-        return self.words.embedding_dim
-
-    @property
-    def vocab_size(self) -> int:
-        return self.config.vocab_size
-
-    @property
-    def context_length(self) -> int:
-        return self.config.max_position_embeddings
 
     def keys(self) -> KeyTable:
         """The table of this family, and what its config says of the head and of shared keys. A model that holds a

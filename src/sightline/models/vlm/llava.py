@@ -15,22 +15,20 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from sightline.errors import ConfigError, UsageError
+from sightline.errors import ConfigError
 from sightline.hub import Config, KeyTable, Model
 from sightline.models.bridges import BridgeConfig, build_bridge
 from sightline.models.bridges.projector import Projector
-from sightline.models.language.decoder import Decoder
 from sightline.models.language.decoder_config import DecoderConfig
 from sightline.models.language.llama import LlamaConfig
 from sightline.models.processor import Processor
 from sightline.models.vision.clip_vision import CLIPVisionConfig
-from sightline.models.vlm.fusion import Features, VLMOutput, fuse
-from sightline.models.vlm.parts import DECODERS, TOWERS, head_with_bias, hidden_states, part, part_config
+from sightline.models.vlm.parts import DECODERS, TOWERS, head_with_bias, hidden_states, on_disk, part, part_config
 from sightline.models.vlm.processor import read_vlm_processor
-from sightline.nn import Cache
+from sightline.models.vlm.spliced import Spliced
 
 HEAD_BIAS = "language_model.lm_head.bias"
 
@@ -57,6 +55,7 @@ class LlavaConfig(Config):
     """
 
     model_type: ClassVar[str] = "llava"
+    TOWERS: ClassVar[Mapping[str, tuple[str, str]]] = TOWERS  # that may stand here; the first is the default
     vision_config: Config = field(default_factory=clip_large_336)
     text_config: DecoderConfig = field(default_factory=LlamaConfig)
     image_token_index: int = 32000
@@ -76,7 +75,7 @@ class LlavaConfig(Config):
             bias = rest.get("multimodal_projector_bias", True)
             rest["bridge_config"] = {"kind": data["mm_projector_type"], "bias": bias}
         if isinstance(rest.get("vision_config"), Mapping):
-            rest["vision_config"] = part_config(TOWERS, rest["vision_config"], "vision_config", "clip_vision_model")
+            rest["vision_config"] = part_config(cls.TOWERS, rest["vision_config"], "vision_config", next(iter(cls.TOWERS)))
         if isinstance(rest.get("text_config"), Mapping):
             rest["text_config"] = part_config(DECODERS, rest["text_config"], "text_config", "llama")
         layer = rest.pop("vision_feature_layer", -2)  # the only numbers below 0
@@ -115,20 +114,16 @@ class LlavaConfig(Config):
         return self.bridge_config or mlp
 
 
-class Llava(Model[LlavaConfig]):
-    """`.vision`, `.bridge`, `.language`: any tower, any bridge, any decoder.
-
-    `embed` gives what the decoder reads, so `respond(model.language, inputs_embeds=…)` and `Prefix` work on it.
-    """
+class Llava(Spliced[LlavaConfig]):
+    """`.vision`, `.bridge`, `.language`: any tower, any bridge, any decoder."""
 
     Config = LlavaConfig
     ARCHITECTURE = "LlavaForConditionalGeneration"
-    language: Decoder[Any]
 
     def __init__(self, config: LlavaConfig) -> None:
         super().__init__(config)
         c = config
-        self.vision: Model[Any] = part(TOWERS, c.vision_config.model_type, "vision_config")(c.vision_config)
+        self.vision: Model[Any] = part(c.TOWERS, c.vision_config.model_type, "vision_config")(c.vision_config)
         text = c.text_config
         if getattr(text, "final_logit_softcapping", None) is not None:  # Gemma 2's; the official class scores with the
             text = text.replace(final_logit_softcapping=None)  # bare matrix, without softcap or bias
@@ -136,10 +131,10 @@ class Llava(Model[LlavaConfig]):
         head_with_bias(self.language, False)
         self.bridge = build_bridge(c.bridge, len(c.layers) * self.vision.config.hidden_size, self.language.hidden_size)
 
-    def image_features(
+    def image_features(  # type: ignore[override]  # pictures are pixels and nothing else
         self, pixel_values: Float[Tensor, "pictures channels height width"]
     ) -> Float[Tensor, "pictures visual hidden"]:
-        """What the decoder reads of each picture. Compute it once and hand it in for many questions on one picture."""
+        """What the decoder reads of each picture."""
         return self.bridged(self.vision_tokens(pixel_values), *pixel_values.shape[-2:])
 
     def vision_tokens(
@@ -179,66 +174,6 @@ class Llava(Model[LlavaConfig]):
     def _grid(self, height: int, width: int) -> tuple[int, int]:
         return height // self.vision.config.patch_size, width // self.vision.config.patch_size
 
-    def embed(
-        self, inputs: Mapping[str, Tensor], *, image_features: Features | None = None
-    ) -> tuple[Float[Tensor, "batch tokens hidden"], Int[Tensor, "batch tokens"]]:
-        """What the processor returns → inputs_embeds and attention_mask of the decoder.
-
-        image_features: in place of pixel_values; one row per picture that the texts name, so one picture for every
-        text is `features.expand(len(texts), -1, -1)`. Raises UsageError where placeholders and features differ.
-        """
-        vectors, _ = self._fused(inputs["input_ids"], inputs.get("pixel_values"), image_features)
-        mask = inputs.get("attention_mask")
-        return vectors, torch.ones_like(inputs["input_ids"]) if mask is None else mask
-
-    def _fused(
-        self, input_ids: Tensor, pixel_values: Tensor | None, features: Features | None
-    ) -> tuple[Tensor, Features | None]:
-        if pixel_values is not None:
-            if features is not None:
-                raise UsageError("give pixel_values or image_features, not both; the second is made of the first.")
-            features = self.image_features(pixel_values)
-        places = input_ids == self.config.image_token_index
-        vectors = self.language.embed(input_ids.masked_fill(places, 0))  # its own row may not be in the word table
-        return fuse(vectors, places, features), features
-
-    def forward(
-        self,
-        input_ids: Int[Tensor, "batch tokens"],
-        pixel_values: Float[Tensor, "pictures channels height width"] | None = None,
-        attention_mask: Int[Tensor, "batch keys"] | None = None,
-        *,
-        image_features: Features | None = None,
-        position_ids: Int[Tensor, "#batch tokens"] | None = None,
-        segments: Int[Tensor, "batch tokens"] | None = None,
-        cache: Cache | None = None,
-        last_only: bool = False,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-    ) -> VLMOutput:
-        """Takes everything the processor returns. pixel_values: of all pictures, in the order of the texts.
-
-        The rest as in `Decoder.forward`. hidden_states and attentions are the decoder's.
-        """
-        vectors, features = self._fused(input_ids, pixel_values, image_features)
-        out = self.language(
-            inputs_embeds=vectors,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            segments=segments,
-            cache=cache,
-            last_only=last_only,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-        )
-        flat = None if features is None else torch.cat(list(features))
-        return VLMOutput(**vars(out), image_hidden_states=flat)
-
-    @property
-    def context_length(self) -> int:
-        """Positions of the decoder; visual tokens take as many as words."""
-        return self.language.context_length
-
     def read_processor(self, folder: Path) -> Processor | None:
         """The processor of a checkpoint folder, checked against this model."""
         return read_vlm_processor(folder, self)
@@ -261,23 +196,11 @@ class Llava(Model[LlavaConfig]):
     @classmethod
     def adapt(cls, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Three layouts are one: the hub's old files, and transformers 5 on disk and in memory."""
-        return {_on_disk(name): tensor for name, tensor in tensors.items()}
+        return {on_disk(name): tensor for name, tensor in tensors.items()}
 
     def take(self, tensors: dict[str, Tensor], **how: Any) -> None:
         head_with_bias(self.language, HEAD_BIAS in tensors)
         super().take(tensors, **how)
-
-
-def _on_disk(name: str) -> str:
-    for old, new in (
-        ("model.language_model.", "language_model.model."),
-        ("lm_head.", "language_model.lm_head."),
-        ("model.vision_tower.", "vision_tower."),
-        ("model.multi_modal_projector.", "multi_modal_projector."),
-    ):
-        if name.startswith(old):
-            name = new + name.removeprefix(old)
-    return name.replace("vision_tower.vision_model.", "vision_tower.", 1)
 
 
 VARIANTS = {  # id → parameters, counted on the meta device

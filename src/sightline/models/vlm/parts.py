@@ -24,6 +24,7 @@ DECODERS = {
     "llama": ("language.llama", "Llama"),
     "mistral": ("language.llama", "Mistral"),
     "qwen2": ("language.qwen2", "Qwen2"),
+    "qwen3": ("language.qwen3", "Qwen3"),
     "phi": ("language.phi", "Phi"),
     "gemma": ("language.gemma", "Gemma"),
     "gemma2": ("language.gemma", "Gemma2"),
@@ -77,3 +78,16 @@ def head_with_bias(decoder: Decoder[Any], biased: bool) -> None:
         decoder.head_bias = nn.Parameter(torch.zeros(decoder.vocab_size, device=device)) if biased else None
     else:
         decoder.head = nn.Linear(decoder.hidden_size, decoder.vocab_size, bias=biased, device=device)
+
+
+def on_disk(name: str) -> str:
+    """A weight's name as LLaVA's relatives have it in files, from whatever transformers 5 calls it in memory, or old files."""
+    for old, new in (
+        ("model.language_model.", "language_model.model."),
+        ("lm_head.", "language_model.lm_head."),
+        ("model.vision_tower.", "vision_tower."),
+        ("model.multi_modal_projector.", "multi_modal_projector."),
+    ):
+        if name.startswith(old):
+            name = new + name.removeprefix(old)
+    return name.replace("vision_tower.vision_model.", "vision_tower.", 1)

@@ -6,7 +6,7 @@ puts those in their place. Equal to the official LlavaProcessor.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -21,6 +21,7 @@ from sightline.models.language.tokenizers import Side, Tokenizer, token_name
 from sightline.models.loading import context_length, read_picture_record, read_picture_side
 from sightline.models.processor import PictureSide, Processor
 from sightline.models.vlm.square import TYPE, llava_pictures
+from sightline.models.vlm.vicuna import vicuna_template
 
 FILE = "processor_config.json"
 
@@ -30,6 +31,8 @@ class Sees(Protocol):
     """What the processor needs to know of its model."""
 
     config: Any
+
+    TOKEN: str
 
     @property
     def extra_tokens(self) -> int: ...
@@ -62,6 +65,7 @@ class Placeholders:
 class VLMProcessor(Processor):
     """`processor(pictures, texts)` for prompts that are ready, `processor.chat(conversations, pictures)` for messages."""
 
+    CLASS = "LlavaProcessor"  # the official class of the same files
     pictures: PictureSide
     tokenizer: Tokenizer
 
@@ -99,8 +103,19 @@ class VLMProcessor(Processor):
             return inputs
         named = [text.count(self.image_token) for text in texts]
         self._require_equal(named, len(flat), each)
-        size = self.placeholders.count(*inputs["pixel_values"].shape[-2:]) if flat else 0
-        return inputs | self.tokenizer([self.expand(t, size) for t in texts], side=side, special=special, **options)
+        marks = iter(self.marks(inputs) if flat else [])
+        return inputs | self.tokenizer([self.marked(t, marks) for t in texts], side=side, special=special, **options)
+
+    def marks(self, inputs: Mapping[str, Tensor]) -> list[str]:
+        """What stands in a text for each picture of these inputs (what the picture side gave): as many placeholders as
+        it has features, with whatever a family writes around and between them."""
+        pixels = inputs["pixel_values"]
+        return [self.image_token * self.placeholders.count(*pixels.shape[-2:])] * len(pixels)
+
+    def marked(self, text: str, marks: Iterator[str]) -> str:
+        """The text with each `<image>` written as the next of the marks."""
+        first, *parts = text.split(self.image_token)
+        return first + "".join(next(marks) + part for part in parts)
 
     def expand(self, text: str, size: int) -> str:
         """The text with each `<image>` written `size` times."""
@@ -141,6 +156,14 @@ class VLMProcessor(Processor):
             )
         return self.template.render(messages, add_generation_prompt=add_generation_prompt, **extra)
 
+    def lead(self, messages: Sequence[Message], prompt: str, answer: str) -> str:
+        """What the template writes between the prompt of these messages and an answer: most often a space or nothing."""
+        told = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
+        whole = self.render([*messages, told], add_generation_prompt=False)
+        after = whole[len(prompt) :] if whole.startswith(prompt) else ""
+        at = after.find(answer)
+        return after[:at] if at > 0 and not after[:at].strip() else ""
+
     def messages(self, conversation: Sequence[Message]) -> tuple[list[dict[str, Any]], list[Any]]:
         """Messages as plain data for the template, and the pictures that were in them.
 
@@ -168,11 +191,16 @@ class VLMProcessor(Processor):
             plain.append({**message, "content": content})
         return plain, pictures
 
+    def describe(self) -> dict[str, Any]:
+        """The manifest fields; of a chat template that did not come with the checkpoint also its name."""
+        built_in = "" if self.template is None else self.template.built_in
+        return super().describe() | ({"built_in_template": built_in} if built_in else {})
+
     def save(self, folder: Path) -> None:
         """preprocessor_config.json, the tokenizer's files, processor_config.json and the chat template."""
         super().save(folder)
         numbers = {k: v for k, v in vars(self.placeholders).items() if v is not None}
-        write_json(folder / FILE, {**numbers, "processor_class": "LlavaProcessor"})
+        write_json(folder / FILE, {**numbers, "processor_class": self.CLASS})
         if self.template is not None:
             self.template.save(folder)
 
@@ -201,20 +229,30 @@ def _flat(pictures: Sequence[Any] | None) -> tuple[list[Any], list[int] | None]:
     return list(pictures), None
 
 
-def read_vlm_processor(folder: Path, model: Sees) -> Processor | None:
+def read_vlm_processor(
+    folder: Path,
+    model: Sees,
+    kind: type[VLMProcessor] = VLMProcessor,
+    looks: Callable[[Mapping[str, Any]], PictureSide] = llava_pictures,
+    looks_type: str = TYPE,
+) -> Processor | None:
     """The processor of a checkpoint folder. What processor_config.json does not say, the model does.
 
+    kind: a family's own. looks: makes the picture side of a record that names the image processor `looks_type`.
     Raises TokenizerError for a tokenizer that has no image token, or another one than config.json says.
     """
     record = read_picture_record(folder) or {}
-    pictures = llava_pictures(record) if record and processor_type(record) == TYPE else read_picture_side(folder)
+    pictures = looks(record) if record and processor_type(record) == looks_type else read_picture_side(folder)
     limit = context_length(model)  # type: ignore[arg-type]
     if limit is None or not Tokenizer.present(folder):
         return Processor(pictures, None) if pictures else None
     tokenizer = Tokenizer.from_folder(folder, context_length=limit, model_type=model.config.model_type)
     if pictures is None:
         return Processor(None, tokenizer)
-    processor = VLMProcessor(pictures, tokenizer, placeholders(folder, model), ChatTemplate.from_folder(folder))
+    template = ChatTemplate.from_folder(folder)
+    if template is None and spoke_vicuna(model.config):
+        template = vicuna_template(tokenizer)
+    processor = kind(pictures, tokenizer, placeholders(folder, model), template)
     if processor.image_token_id != model.config.image_token_index:
         raise TokenizerError(
             f'the tokenizer has "{processor.image_token}" as token {processor.image_token_id}, and config.json says '
@@ -223,19 +261,25 @@ def read_vlm_processor(folder: Path, model: Sees) -> Processor | None:
     return processor
 
 
+def spoke_vicuna(config: Any) -> bool:
+    """Whether it is a LLaVA on a Llama, all of which were trained with Vicuna's prompt."""
+    return config.model_type == "llava" and getattr(config.text_config, "model_type", "") == "llama"
+
+
 def placeholders(folder: Path | None, model: Sees) -> Placeholders:
     """From processor_config.json, and from the model where the file does not say it (or there is none)."""
     data = read_json(folder / FILE) if folder and (folder / FILE).is_file() else {}
     vision = model.config.vision_config
     known: dict[str, Any] = {
         "patch_size": vision.patch_size,
+        "image_token": model.TOKEN,
         "vision_feature_select_strategy": model.config.vision_feature_select_strategy,
         "num_additional_image_tokens": model.extra_tokens,
     }
     if model.fixed_tokens is not None:
         known["image_seq_length"] = model.fixed_tokens
     kinds: dict[str, type] = {name: type(value) for name, value in known.items()}
-    for name, kind in {**kinds, "image_token": str, "image_seq_length": int}.items():
+    for name, kind in {**kinds, "image_seq_length": int}.items():
         value = data.get(name)
         if value is not None:
             if not isinstance(value, kind) or isinstance(value, bool):
