@@ -9,7 +9,7 @@ No anchors and no suppression of duplicates: the queries see one another and agr
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,6 +22,8 @@ from torch.nn import functional as F
 from sightline.errors import ConfigError, UsageError
 from sightline.hub import Config, KeyTable, Model
 from sightline.media.boxes import Boxes
+from sightline.media.pixels import PictureLike
+from sightline.models.detection.detecting import detect
 from sightline.models.detection.overlap import corners
 from sightline.models.detection.processor import DetrProcessor
 from sightline.models.detection.transformer import EPS, DecoderLayer, EncoderLayer, sine_positions
@@ -161,7 +163,7 @@ class DETR(Model[DetrConfig]):
         With auxiliary_loss in its config the reference hands the normed output itself to the next layer; such a
         checkpoint is computed the same way here.
         """
-        return self.detect(
+        return self.decide(
             self.look(pixel_values, pixel_mask),
             auxiliary=auxiliary,
             states=output_hidden_states,
@@ -180,7 +182,7 @@ class DETR(Model[DetrConfig]):
             bias = attention_bias(1, rows * columns, like=projected, padding=mask.flatten(1))
         return Looked(maps, projected, sine_positions(mask, self.config.d_model).to(projected.dtype), bias)
 
-    def detect(self, looked: Looked, *, auxiliary: bool, states: bool, attentions: bool) -> DetectionOutput:
+    def decide(self, looked: Looked, *, auxiliary: bool, states: bool, attentions: bool) -> DetectionOutput:
         """Encoder, decoder, heads."""
         memory = looked.projected.flatten(2).transpose(1, 2)
         encoded, encoder_seen = [memory], []
@@ -220,6 +222,15 @@ class DETR(Model[DetrConfig]):
         """Class logits, and boxes (cx, cy, w, h) in 0…1."""
         first, second, last = self.box
         return self.classifier(tokens), last(F.relu(second(F.relu(first(tokens))))).sigmoid()
+
+    def detect(
+        self, pictures: PictureLike | Iterable[PictureLike], threshold: float = 0.5, *, batch_size: int = 8
+    ) -> list[Boxes]:
+        """Pictures → boxes in pixels of each original, as `boxes`; labels index `config.labels`.
+
+        What else is in the list changes nothing: only pictures that need no padding are computed together.
+        """
+        return detect(self, pictures, threshold, batch_size)
 
     @torch.no_grad()
     def boxes(self, output: DetectionOutput, sizes: Sequence[tuple[int, int]], threshold: float = 0.5) -> list[Boxes]:

@@ -78,7 +78,7 @@ def match(
     Raises DataError for another count of truths, or labels that are no class; RuntimeChoiceError without scipy.
     """
     check(logits, truths)
-    assign, costs, pairs = _solver(), costs or Costs(), []
+    assign, costs, pairs = solver(), costs or Costs(), []
     for score, box, truth in zip(logits, pred_boxes, truths, strict=True):
         table = cost(score, box, truth, costs)
         most = torch.finfo(table.dtype).max
@@ -104,10 +104,11 @@ def check(logits: Float[Tensor, "batch queries classes"], truths: Sequence[Truth
             raise DataError(f"A label of picture {number} is outside 0…{classes - 1}, the classes of this model.")
 
 
-def _solver() -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def solver() -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Cheapest rows and columns of a table of costs. Raises RuntimeChoiceError without scipy."""
     try:
         from scipy.optimize import linear_sum_assignment
     except ImportError:
         raise RuntimeChoiceError("Matching boxes needs scipy: pip install 'sightline[detect]'.") from None
-    solver: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] = linear_sum_assignment
-    return solver
+    solve: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] = linear_sum_assignment
+    return solve

@@ -134,7 +134,7 @@ class PanopticDETR(Model[DetrConfig]):
     ) -> DetectionOutput:
         """As DETR's; pred_masks are logits, a quarter of the padded batch's height and width."""
         looked = self.detr.look(pixel_values, pixel_mask)
-        output = self.detr.detect(
+        output = self.detr.decide(
             looked, auxiliary=auxiliary, states=output_hidden_states, attentions=output_attentions
         )
         assert output.last_hidden_state is not None and output.encoder_last_hidden_state is not None
