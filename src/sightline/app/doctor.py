@@ -32,6 +32,9 @@ EXTRAS = {
     "openvino": ("openvino", "faster on CPUs, int8: pip install 'sightline[fast]'"),
     "nncf": ("nncf", "makes int8 models for openvino: pip install 'sightline[fast]'"),
     "tensorboard": ("tensorboard", "training curves: pip install 'sightline[train]'"),
+    "pyarrow": ("pyarrow", "parquet to learn from: pip install 'sightline[train]'"),
+    "scipy": ("scipy", "training of detectors: pip install 'sightline[detect]'"),
+    "sacrebleu": ("sacrebleu", "BLEU of captions: pip install 'sightline[evaluate]'"),
 }
 LEAST_FREE = 2 * 1024**3  # bytes; below this an index of many pictures is soon in trouble
 GOOD, NOTE, BAD = "good", "note", "bad"

@@ -1,11 +1,14 @@
 """Pictures with measured depth: one pair, or a folder of posed frames in the 7-Scenes or the TUM layout.
 
-7-Scenes: frame-000000.color.png|jpg, .depth.png (millimetres), .pose.txt (camera→world 4×4); camera-intrinsics.txt (3×3)
-    beside them, else f = 585, c = (320, 240), as the data set's page gives for its 640×480 depth camera.
+7-Scenes: frame-000000.color.png|jpg, .depth.png (millimetres, 65535: none), .pose.txt (camera→world 4×4);
+    camera-intrinsics.txt (3×3) beside them, else f = 585, c = (320, 240): what its page calls the defaults of
+    KinectFusion for the depth camera, 640×480, which was not calibrated.
 TUM RGB-D: rgb.txt, depth.txt (timestamp file), groundtruth.txt (timestamp tx ty tz qx qy qz qw), 5000 steps a metre;
-    camera-intrinsics.txt if there is one, else f = 525, c = (319.5, 239.5), the page's recommendation.
+    camera-intrinsics.txt if there is one, else f = 525, c = (319.5, 239.5), with which its page makes point clouds
+    (vision.in.tum.de/data/datasets/rgbd-dataset: file_formats, intrinsic_calibration).
 Depth 0, 65535 and NaN mean "not measured". A bad frame becomes a Problem, a line; the others are read.
-Neither data set registers its depth to its colour picture exactly; a pixel is taken to mean the same place in both.
+TUM's depth is registered to the colour picture by the driver, 7-Scenes' is not; in both a pixel is taken to mean the
+same place in picture and depth.
 """
 
 from __future__ import annotations
@@ -237,13 +240,21 @@ def _listed(root: Path, name: str, problems: list[Problem]) -> list[tuple[float,
     return sorted(found, key=lambda entry: entry[0])
 
 
+def read_intrinsics(folder: str | Path) -> np.ndarray | None:
+    """K [3, 3] from camera-intrinsics.txt below the folder; None without it. Raises GeometryError for another shape."""
+    file = Path(folder) / INTRINSICS
+    if not file.is_file():
+        return None
+    numbers = _numbers(file)
+    if numbers.size != 9:
+        raise GeometryError(f"{shown(file)} holds {numbers.size} numbers, but intrinsics are 3×3.")
+    return numbers.reshape(3, 3)
+
+
 def _intrinsics(root: Path, layout: Layout) -> tuple[np.ndarray, str]:
-    file = root / INTRINSICS
-    if file.is_file():
-        numbers = _numbers(file)
-        if numbers.size != 9:
-            raise GeometryError(f"{shown(file)} holds {numbers.size} numbers, but intrinsics are 3×3.")
-        return numbers.reshape(3, 3), ""
+    found = read_intrinsics(root)
+    if found is not None:
+        return found, ""
     focal, x, y = USUAL_K[layout]
     words = f"Assumed: the usual intrinsics of {layout} ({USUAL_SIZE[0]}×{USUAL_SIZE[1]}), f = {focal:g} pixels."
     return np.array([[focal, 0, x], [0, focal, y], [0, 0, 1]]), words

@@ -4,6 +4,12 @@ pixels [B, 3, H, W] → tokens after four blocks → fused maps → depth [B, 14
 
 Relative checkpoints give *inverse* depth without a unit: larger is nearer, 0 is farthest. Metric ones (indoor up to
 20, outdoor up to 80) give metres along the optical axis. `depth_maps` says which in the DepthMap itself.
+
+How far a thing is cannot be told from its size in the picture alone: a longer lens makes it look nearer. Official
+metric models answer for the lenses that they were trained with. Ours may carry one more number in config.json,
+`canonical_focal`: metres are then those of a camera with this focal length (pixels of the network's input), and
+`depth_maps` multiplies them by focal / canonical_focal of the camera at hand (Metric3D, Yin et al. 2023,
+arXiv:2307.10984, §3.1, labels in canonical camera space). transformers reads such a file too, without that factor.
 """
 
 from __future__ import annotations
@@ -13,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -61,7 +68,18 @@ class DepthAnythingConfig(Config):
             raise ConfigError(f'config.json says "head_in_index": {index!r}; {cls.__name__} expects a whole number.')
         return super().from_dict({k: v for k, v in data.items() if k != "head_in_index"}).replace(head_in_index=index)
 
+    @property
+    def canonical_focal(self) -> float | None:
+        """Pixels; not an official field, so it travels in `others`. None for official checkpoints."""
+        focal = self.others.get("canonical_focal")
+        if focal is None:
+            return None
+        if isinstance(focal, bool) or not isinstance(focal, (int, float)) or not 0 < focal < 1e6:
+            raise ConfigError(f'config.json says "canonical_focal": {focal!r}; it must be pixels above 0.')
+        return float(focal)
+
     def __post_init__(self) -> None:
+        _ = self.canonical_focal
         levels = len(self.neck_hidden_sizes)
         if self.depth_estimation_type not in TYPES:
             raise ConfigError(f'depth_estimation_type is "{self.depth_estimation_type}", not {" or ".join(TYPES)}.')
@@ -146,7 +164,9 @@ class DepthAnything(Model[DepthAnythingConfig]):
     ) -> list[DepthMap]:
         """Back to the original upright pictures: bicubic, as the official post-processing does it.
 
-        sizes: (width, height) of each picture (`Picture.original_size`). The kernel overshoots at edges; what falls
+        sizes: (width, height) of each picture (`Picture.original_size`). cameras: of the pictures at these sizes, or in
+        any other size of the same view; a DepthMap keeps its camera. A model with a canonical camera needs them for
+        metres; where there is none, its own is assumed (`assumed_camera`). The kernel overshoots at edges; what falls
         below 0, which the network never says, becomes 0. Raises UsageError when they are not as many.
         """
         if not len(predicted_depth) == len(sizes) == len(cameras or sizes):
@@ -156,19 +176,58 @@ class DepthAnything(Model[DepthAnythingConfig]):
         maps = []
         for depth, (width, height), camera in zip(predicted_depth, sizes, cameras or [None] * len(sizes), strict=True):
             full = F.interpolate(depth[None, None].float(), (height, width), mode="bicubic", align_corners=False)
-            maps.append(DepthMap(full[0, 0].clamp(min=0).cpu().numpy(), self.unit, self.kind, camera))
+            values = full[0, 0].clamp(min=0).cpu().numpy()
+            if camera is not None and (camera.width, camera.height) != (width, height):
+                camera = camera.resized(width, height)
+            if self.canonical is not None and camera is not None:
+                own = _canonical_camera(self.canonical, depth.shape, (width, height))
+                values = values * np.float32(np.sqrt(np.linalg.det(camera.K[:2, :2]) / np.linalg.det(own.K[:2, :2])))
+            maps.append(DepthMap(values, self.unit, self.kind, camera))
         return maps
 
-    def estimate(self, pictures: PictureLike | Iterable[PictureLike]) -> Iterator[DepthMap]:
-        """A depth map of each picture's original size, one after the other (their shapes differ)."""
+    @property
+    def canonical(self) -> float | None:
+        """The focal length, in pixels of the network's input, whose metres it says; None for metres as they are."""
+        return self.config.canonical_focal if self.unit == "metre" else None
+
+    def assumed_camera(self, width: int, height: int) -> Camera | None:
+        """The camera of pictures of this size whose metres it says when no camera is given; None without one."""
+        if self.canonical is None or self.processor is None:
+            return None
+        return _canonical_camera(self.canonical, self.processor.pictures.target(height, width), (width, height))
+
+    def estimate(
+        self, pictures: PictureLike | Iterable[PictureLike], cameras: Iterable[Camera | None] | None = None
+    ) -> Iterator[DepthMap]:
+        """A depth map of each picture's original size, one after the other (their shapes differ).
+
+        cameras: one per picture, or None where it is not known. Raises UsageError when they are not as many.
+        """
         if self.processor is None:
             raise UsageError("this model has no processor; its folder lacks preprocessor_config.json.")
-        for picture in as_pictures(pictures):
+        seen = as_pictures(pictures)
+        known = [None] * len(seen) if cameras is None else list(cameras)
+        if len(known) != len(seen):
+            raise UsageError(f"There are {len(known)} cameras for {len(seen)} pictures.")
+        for picture, camera in zip(seen, known, strict=True):
             with torch.inference_mode():
-                pixels = self.processor(pictures=[picture])["pixel_values"].to(self.device)
+                pixels = self.processor(pictures=[picture])["pixel_values"].to(self.device, self.dtype)
                 out: DepthOutput = self(pixels)
-                (depth,) = self.depth_maps(out.predicted_depth, [picture.original_size])
+                (depth,) = self.depth_maps(out.predicted_depth, [picture.original_size], [camera])
             yield depth
+
+
+def _canonical_camera(focal: float, network: Sequence[int], picture: tuple[int, int]) -> Camera:
+    """The camera of a picture (width, height) that has this focal length at the network's (height, width)."""
+    (rows, columns), (width, height) = network, picture
+    across, down = focal * width / columns, focal * height / rows
+    K = np.array([[across, 0, (width - 1) / 2], [0, down, (height - 1) / 2], [0, 0, 1]])
+    camera = Camera(K, width, height)
+    words = (
+        f"Assumed: {camera.fov_degrees[0]:.0f} degrees across, the lens that the depth model answers for; "
+        "with another one all metres grow with its focal length."
+    )
+    return Camera(K, width, height, assumption=words)
 
 
 VARIANTS = {  # id → parameters, counted on the meta device; indoor and outdoor metric ones are as large

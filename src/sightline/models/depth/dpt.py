@@ -114,7 +114,10 @@ class DPTDepthHead(nn.Module):
     ) -> Float[Tensor, "batch height width"]:
         """size: (height, width) to make."""
         maps = F.relu(self.smooth(stretch(self.halve(fused), size)))
-        value = self.value(maps).squeeze(1)
+        # The last step in float32: in bfloat16 depth would come in steps of 0.4 %. (Its bias is one number, and lone
+        # numbers stay float32 whatever a model is loaded in.)
+        assert self.value.bias is not None
+        value = F.conv2d(maps.float(), self.value.weight.float(), self.value.bias.float()).squeeze(1)
         return (torch.sigmoid(value) if self.bounded else F.relu(value)) * self.most
 
 

@@ -1,0 +1,117 @@
+"""Pictures with exact depth, drawn once into shards: the tabletop world as a source of depth to learn from.
+
+A shard is one safetensors file: pictures [n, s, s, 3] uint8; depth [n, s, s] float16, metres along z (float16 keeps
+11 bits, half a millimetre at a metre); focal [n] float32, the camera's focal length in pixels of the picture. A shard
+appears whole or not at all, so drawing is resumable.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from sightline.media.resizing import resize
+from sightline.worlds import tabletop
+
+SHARD = 2000  # scenes in a shard
+THINGS = ((1, 8), (1, 8), (1, 3))  # how many things the shards show, in turn
+FIRST = 2_000_000  # the first seed: other scenes than those that the other built-in models see
+
+
+@dataclass(frozen=True)
+class Sample:
+    """pixels [h, w, 3]; depth [h, w] metres, NaN where unknown (inverse depth if the data are relative).
+
+    focal: pixels, of these pixels; NaN when the camera is not known.
+    """
+
+    pixels: UInt8[np.ndarray, "height width 3"]
+    depth: Float[np.ndarray, "height width"]
+    focal: float
+
+    def scaled(self, side: int) -> Sample:
+        """With the shorter edge at `side`: the focal length follows, depth is the nearest neighbour's, never a mean."""
+        height, width = self.depth.shape
+        factor = side / min(height, width)
+        rows, columns = max(side, round(height * factor)), max(side, round(width * factor))
+        if (rows, columns) == (height, width):
+            return self
+        places = [np.minimum(((np.arange(n) + 0.5) * m / n).astype(int), m - 1)
+                  for n, m in ((rows, height), (columns, width))]  # fmt: skip
+        depth = self.depth[places[0]][:, places[1]]
+        return Sample(resize(self.pixels, (rows, columns), engine="fast"), depth, self.focal * factor)
+
+
+@dataclass(frozen=True)
+class Shard:
+    pictures: UInt8[Tensor, "scenes side side 3"]
+    depth: Float[Tensor, "scenes side side"]
+    focal: Float[Tensor, " scenes"]
+
+
+class DepthBank:
+    """`count` scenes of a split at one size (rounded up to whole shards), drawn under `folder` unless they are there."""
+
+    kind = "depth"
+    unit = "metre"
+    cameras = True
+
+    def __init__(
+        self, folder: Path, *, count: int, size: int, split: str = "train", shard: int | None = None,
+        quiet: bool = False,
+    ) -> None:  # fmt: skip
+        folder.mkdir(parents=True, exist_ok=True)
+        shard = SHARD if shard is None else shard
+        shards = max(1, -(-count // shard))
+        self.source = f"tabletop-{split}-{size}-{shard}"
+        paths = [folder / f"depth-{split}-{size}-{shard}-{number:05d}.safetensors" for number in range(shards)]
+        for number, path in enumerate(paths):
+            if not path.exists():
+                _draw(path, number, shard, split, size)
+                if not quiet:
+                    print(f"drew {(number + 1) * shard:,} of {shards * shard:,} scenes", file=sys.stderr)
+        self.shards = [_read(path) for path in paths]
+        self.size, self.shard = size, shard
+        self.problems: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.shards) * self.shard
+
+    def read(self, numbers: Sequence[int], side: int) -> list[Sample]:
+        """These scenes with edges of `side` pixels (as they were drawn, where that is the bank's size)."""
+        found = []
+        for number in numbers:
+            shard, row = self.shards[number // self.shard], number % self.shard
+            depth = shard.depth[row].float().numpy()
+            found.append(Sample(shard.pictures[row].numpy(), depth, float(shard.focal[row])).scaled(side))
+        return found
+
+    def fingerprint(self) -> str:
+        return f"{self.source}-{len(self)}"
+
+
+def _draw(path: Path, number: int, shard: int, split: str, size: int) -> None:
+    pictures, depth, focal = [], [], []
+    seeds = range(FIRST + number * shard, FIRST + (number + 1) * shard)
+    for truth in tabletop.render_many(seeds, split, size, things=THINGS[number % len(THINGS)]):
+        pictures.append(truth.picture)
+        depth.append(truth.depth.astype(np.float16))
+        focal.append(float(truth.camera.K[0, 0]))
+    temporary = path.with_suffix(f".{os.getpid()}.part")
+    tensors = {"pictures": np.stack(pictures), "depth": np.stack(depth), "focal": np.array(focal, np.float32)}
+    save_file(tensors, temporary)
+    os.replace(temporary, path)
+
+
+def _read(path: Path) -> Shard:
+    with safe_open(path, framework="pt") as file:
+        return Shard(file.get_tensor("pictures"), file.get_tensor("depth"), file.get_tensor("focal"))
