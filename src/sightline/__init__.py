@@ -19,18 +19,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sightline.app.doctor import doctor
+    from sightline.app.verbs.ablating import ablate, error_budget
     from sightline.app.verbs.asking import ask, caption, chat
     from sightline.app.verbs.classify import classify
     from sightline.app.verbs.cost import cost
+    from sightline.app.verbs.depth import depth
+    from sightline.app.verbs.detecting import detect
     from sightline.app.verbs.embed import embed
     from sightline.app.verbs.evaluating import evaluate_retrieval, evaluate_zero_shot, replay
+    from sightline.app.verbs.evaluating_depth import evaluate_depth
+    from sightline.app.verbs.evaluating_detection import evaluate_detection
     from sightline.app.verbs.evaluating_speech import evaluate_caption, evaluate_vqa
     from sightline.app.verbs.inspect import inspect_tokens
     from sightline.app.verbs.inspect_bridges import inspect_bridges
+    from sightline.app.verbs.locating import locate
     from sightline.app.verbs.making import make_instructions
+    from sightline.app.verbs.perceiving import perceive
     from sightline.app.verbs.searching import duplicates, index, search
     from sightline.app.verbs.training import check_contrastive, train_contrastive
+    from sightline.app.verbs.training_depth import check_depth, train_depth
+    from sightline.app.verbs.training_detection import check_detection, train_detection
     from sightline.app.verbs.training_llava import check_llava, show_llava, train_llava
+    from sightline.app.verbs.where import where
     from sightline.app.verbs.world import world
     from sightline.errors import SightlineError
     from sightline.media import Picture, find_pictures, read_picture
@@ -44,17 +54,25 @@ _HOME = {  # public name → the module that holds it
     "Embedder": "models.contrastive.embedder",
     "Picture": "media",
     "SightlineError": "errors",
+    "ablate": "app.verbs.ablating",
     "ask": "app.verbs.asking",
     "caption": "app.verbs.asking",
     "chat": "app.verbs.asking",
     "check_contrastive": "app.verbs.training",
+    "check_detection": "app.verbs.training_detection",
+    "check_depth": "app.verbs.training_depth",
     "check_llava": "app.verbs.training_llava",
     "classify": "app.verbs.classify",
     "cost": "app.verbs.cost",
+    "detect": "app.verbs.detecting",
+    "depth": "app.verbs.depth",
     "doctor": "app.doctor",
     "duplicates": "app.verbs.searching",
     "embed": "app.verbs.embed",
+    "error_budget": "app.verbs.ablating",
     "evaluate_caption": "app.verbs.evaluating_speech",
+    "evaluate_detection": "app.verbs.evaluating_detection",
+    "evaluate_depth": "app.verbs.evaluating_depth",
     "evaluate_retrieval": "app.verbs.evaluating",
     "evaluate_vqa": "app.verbs.evaluating_speech",
     "evaluate_zero_shot": "app.verbs.evaluating",
@@ -63,12 +81,17 @@ _HOME = {  # public name → the module that holds it
     "inspect_bridges": "app.verbs.inspect_bridges",
     "inspect_tokens": "app.verbs.inspect",
     "load": "models.zoo",
+    "locate": "app.verbs.locating",
     "make_instructions": "app.verbs.making",
+    "perceive": "app.verbs.perceiving",
     "read_picture": "media",
     "replay": "app.verbs.evaluating",
     "show_llava": "app.verbs.training_llava",
     "train_contrastive": "app.verbs.training",
+    "train_detection": "app.verbs.training_detection",
+    "train_depth": "app.verbs.training_depth",
     "train_llava": "app.verbs.training_llava",
+    "where": "app.verbs.where",
     "world": "app.verbs.world",
 }
 
@@ -78,17 +101,25 @@ __all__ = [
     "Embedder",
     "Picture",
     "SightlineError",
+    "ablate",
     "ask",
     "caption",
     "chat",
     "check_contrastive",
+    "check_depth",
+    "check_detection",
     "check_llava",
     "classify",
     "cost",
+    "depth",
+    "detect",
     "doctor",
     "duplicates",
     "embed",
+    "error_budget",
     "evaluate_caption",
+    "evaluate_depth",
+    "evaluate_detection",
     "evaluate_retrieval",
     "evaluate_vqa",
     "evaluate_zero_shot",
@@ -97,13 +128,18 @@ __all__ = [
     "inspect_bridges",
     "inspect_tokens",
     "load",
+    "locate",
     "make_instructions",
+    "perceive",
     "read_picture",
     "replay",
     "search",
     "show_llava",
     "train_contrastive",
+    "train_depth",
+    "train_detection",
     "train_llava",
+    "where",
     "world",
 ]
 

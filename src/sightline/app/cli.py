@@ -12,7 +12,18 @@ from typing import Annotated
 
 import typer
 
-from sightline.app.commands import checking, learning, looking, searching, speaking, teaching
+from sightline.app.commands import (
+    checking,
+    depth,
+    detecting,
+    learning,
+    looking,
+    placing,
+    scoring,
+    searching,
+    speaking,
+    teaching,
+)
 from sightline.errors import SightlineError
 
 STOPPED = 130  # 128 + SIGINT, as shells have it
@@ -55,8 +66,12 @@ def options(
 looking.register(app)
 searching.register(app)
 speaking.register(app)
+placing.register(app)
 learning.register(app)
+scoring.register(app)
 teaching.register(app)
+detecting.register(app)
+depth.register(app)
 checking.register(app)
 
 

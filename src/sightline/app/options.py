@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 BUILT_IN = "sightline:tabletop-clip"
-SPEAKS = "sightline:tabletop-llava"  # answers questions about pictures
+SPEAKS = "sightline:tabletop-llava"  # answers questions about pictures, with places where it is asked for them
+DETECTS = "sightline:tabletop-detr"
+MEASURES = "sightline:tabletop-depth"
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="A checkpoint: a folder, a Hugging Face id, or sightline:NAME (built in).")

@@ -20,6 +20,8 @@ from sightline.errors import EvaluationError
 from sightline.evaluation.answers import answer_scores
 from sightline.evaluation.captions import caption_scores
 from sightline.evaluation.depth import depth_scores
+from sightline.evaluation.detection import detection_scores
+from sightline.evaluation.grounding import grounding_scores
 from sightline.evaluation.hallucination import hallucination_scores
 from sightline.evaluation.metrics import (
     Score,
@@ -41,7 +43,9 @@ SPOKEN: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], list[Score]]]
     "vqa": answer_scores,
     "caption": caption_scores,
     "hallucination": hallucination_scores,
+    "grounding": grounding_scores,
     "depth": depth_scores,
+    "detection": detection_scores,
     "reliability": lambda answers, options: reliability_scores(
         answers["confidence"], answers["correct"], int(options["bins"])
     ),

@@ -5,11 +5,9 @@ where that leaves at least half, without those further than 3 · 1.4826 · MAD (
 pixels are all masked ones between the least and the greatest of these, give or take 2 %.
 
 Without a mask, three steps:
-1. Background. The ring around the box (a quarter of its shorter side, at least 3 pixels) shows what the thing stands on
-   and before. A plane is affine in inverse depth, 1/z = a·u + b·v + c, so up to two planes are found in the ring
-   (64 seeded triples each; 1 % of depth is on the plane; a plane needs 30 % of the ring). Pixels less than
-   max(5 mm, 0.6 %) in front of the nearer plane are background. Where less than a tenth of the box stands out, this step
-   is skipped (a sheet of paper is its table).
+1. Background. The ring around the box shows what the thing stands on and before: up to two planes (support.py). Pixels
+   less than max(5 mm, 0.6 %) in front of the nearer plane are background. Where less than a tenth of the box stands
+   out, this step is skipped (a sheet of paper is its table).
 2. Central mode. Of the rest, a histogram of log depth in 2 % bins, weighted by a Gaussian around the middle
    of the box (σ a quarter of each side); from its highest bin outwards until a bin holds less than 3 % of that.
 3. The pixels in that interval are the thing.
@@ -23,7 +21,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool
 
 from sightline.errors import GeometryError
 from sightline.media.camera import Camera, Frame
@@ -31,13 +29,11 @@ from sightline.media.depth import DepthMap
 from sightline.media.frames import Points, Pose
 from sightline.media.lifting import LEAST_SIGMA, PIXEL_SIGMA, UncertainPoint, lift_uncertain
 from sightline.media.numeric import Numbers
+from sightline.pipelines.support import Plane, depth_behind, planes_around, standing_on
 
 Rule = Literal["mask", "in front of planes", "central mode"]
 FEWEST = 4  # measured pixels below which nothing is said
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
-ON_PLANE = 0.01
-PLANE_SHARE = 0.30
-TRIPLES = 64
 STANDS_OUT = 0.006  # of depth, and at least …
 STANDS_OUT_METRES = 0.005
 BIN = 0.02
@@ -57,6 +53,7 @@ class BoxDepth:
         when two things at different depths fill the box, so that one may hide the other. 1 for the rule "central mode",
         which cannot tell.
     mask: [height, width], the thing's pixels. rule: which of the rules above chose them.
+    planes: what stands around the box (support.py).
     """
 
     depth: float
@@ -68,6 +65,7 @@ class BoxDepth:
     purity: float
     mask: Bool[np.ndarray, "height width"]
     rule: Rule
+    planes: tuple[Plane, ...] = ()
 
     @property
     def pixels(self) -> int:
@@ -102,11 +100,12 @@ def depth_in_box(depth: DepthMap, box: Sequence[float] | np.ndarray, mask: Numbe
         )
     z = np.where(known, metres[window], np.nan)
     rule: Rule = "mask"
+    planes = planes_around(metres, (left, top, right, bottom))
     if mask is not None:
         among = _fitting(mask, metres.shape)[window]
         chosen, among = _masked(z, known, among), among & known
     else:
-        chosen, among, rule = _found(metres, z, known, (left, top, right, bottom))
+        chosen, among, rule = _found(z, known, depth_behind(planes, (left, top, right, bottom)))
     weight = _central(z.shape)
     rows, columns = np.nonzero(chosen)
     values = z[chosen]
@@ -125,15 +124,19 @@ def depth_in_box(depth: DepthMap, box: Sequence[float] | np.ndarray, mask: Numbe
         purity=1.0 if rule == "central mode" else float(weight[chosen].sum() / weight[among].sum()),
         mask=whole,
         rule=rule,
+        planes=planes,
     )
 
 
 def solid_in_box(found: BoxDepth, depth: DepthMap, frame: Frame = "world", as_deep_as_wide: bool = True) -> Solid:
     """The thing's centre, extent and uncertainty in metres.
 
-    Across and down: the middle between its ends (2nd and 98th percentile of its lifted pixels). Away: only the front
-    is seen; with `as_deep_as_wide` the thing is assumed to reach back from its nearest end as far as it
-    reaches across, or as far as is seen, whichever is more; without, the middle of what is seen.
+    The ends of what is seen are the 2nd and 98th percentile of its lifted pixels.
+    Where the thing touches a plane (support.py), it stands on it: across, the middle between its ends; up, the middle
+    between the plane and its top. Else across and down, the middle between its ends.
+    Away (along the plane, or the optical axis) only the front is seen; with `as_deep_as_wide` the thing is assumed to
+    reach back from its nearest end as far as it reaches across, or as far as is seen, whichever is more; without, and
+    for a thing that is seen from above, the middle of what is seen.
     surface: `found.pixel` at its own depth.
     Covariances: first order from found.sigma and found.pixel_sigma (media/lifting.py), i.e. where on the thing a point
     lies; depth and pixel spread count as independent, K and pose as exact.
@@ -146,9 +149,7 @@ def solid_in_box(found: BoxDepth, depth: DepthMap, frame: Frame = "world", as_de
     low, high = np.percentile(points, EDGES, axis=0)
     extent = high - low
     extent[:2] += found.depth / camera.K.diagonal()[:2]  # the points are pixel centres; the outer pixels have width
-    middle = (low + high) / 2
-    if as_deep_as_wide:
-        middle[2] = low[2] + max(extent[0], extent[2]) / 2
+    middle = _middle(found, camera, points, low, high, extent, as_deep_as_wide)
     x, y = (int(v) for v in found.pixel)
     surface = lift_uncertain(camera, found.pixel, float(metres[y, x]), max(found.sigma, LEAST_SIGMA), PIXEL_SIGMA)
     spread = [max(s, PIXEL_SIGMA) for s in found.pixel_sigma]
@@ -159,6 +160,30 @@ def solid_in_box(found: BoxDepth, depth: DepthMap, frame: Frame = "world", as_de
         pose = Pose.of(camera)
         centre, surface = centre.moved(pose), surface.moved(pose)
     return Solid(centre, surface, (float(extent[0]), float(extent[1]), float(extent[2])))
+
+
+def _middle(
+    found: BoxDepth,
+    camera: Camera,
+    points: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    extent: np.ndarray,
+    as_deep_as_wide: bool,
+) -> np.ndarray:
+    """The thing's centre in the camera frame, by the rules of `solid_in_box`."""
+    support = standing_on(found.planes, camera, points)
+    if support is None:
+        middle = (low + high) / 2
+        if as_deep_as_wide:
+            middle[2] = low[2] + max(extent[0], extent[2]) / 2
+        return np.asarray(middle)
+    near, far = np.percentile(support.coordinates(points), EDGES, axis=0)
+    middle = np.array([(near[0] + far[0]) / 2, (near[1] + far[1]) / 2, far[2] / 2])
+    if as_deep_as_wide and not support.steep:
+        wide = far[0] - near[0] + found.depth / camera.K[0, 0]
+        middle[1] = near[1] + max(wide, far[1] - near[1]) / 2
+    return support.point(middle)
 
 
 def _camera(depth: DepthMap) -> Camera:
@@ -209,11 +234,8 @@ def _masked(z: np.ndarray, known: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.asarray(chosen & fits)
 
 
-def _found(
-    metres: np.ndarray, z: np.ndarray, known: np.ndarray, cells: tuple[int, int, int, int]
-) -> tuple[np.ndarray, np.ndarray, Rule]:
+def _found(z: np.ndarray, known: np.ndarray, background: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, Rule]:
     """(the thing, what it was chosen among, the rule)."""
-    background = _background(metres, cells)
     if background is not None:
         with np.errstate(invalid="ignore"):
             before = known & (z < background - np.maximum(STANDS_OUT_METRES, STANDS_OUT * background))
@@ -244,56 +266,3 @@ def _mode(z: np.ndarray, among: np.ndarray) -> np.ndarray:
     chosen: np.ndarray = np.zeros(z.shape, bool)
     chosen[among] = (cell >= low) & (cell <= high)
     return chosen
-
-
-def _background(metres: np.ndarray, cells: tuple[int, int, int, int]) -> Float64[np.ndarray, "rows columns"] | None:
-    """Step 1: depth of the nearest plane at each pixel of the box (infinite above a horizon), or None."""
-    left, top, right, bottom = cells
-    reach = max(3, round(min(right - left, bottom - top) / 4))
-    outer = (slice(max(top - reach, 0), bottom + reach), slice(max(left - reach, 0), right + reach))
-    ring: np.ndarray = np.zeros(metres.shape, bool)
-    ring[outer] = True
-    ring[top:bottom, left:right] = False
-    ring &= np.isfinite(metres)
-    rows, columns = np.nonzero(ring)
-    if len(rows) < 12:
-        return None
-    step = -(-len(rows) // 1500)  # at most 1,500 pixels of the ring are asked
-    rows, columns = rows[::step], columns[::step]
-    at = np.stack([columns - left, rows - top, np.ones(len(rows))], axis=1)
-    inverse = 1 / metres[rows, columns]
-    planes = []
-    left_over: np.ndarray = np.ones(len(rows), bool)
-    rng = np.random.default_rng(len(rows))
-    for _ in range(2):
-        plane = _plane(at[left_over], inverse[left_over], rng)
-        on = np.abs(at @ plane - inverse) <= ON_PLANE * inverse if plane is not None else None
-        if plane is None or on is None or (on & left_over).sum() < PLANE_SHARE * len(rows):
-            break
-        planes.append(plane)
-        left_over &= ~on
-        if left_over.sum() < 12:
-            break
-    if not planes:
-        return None
-    y, x = np.indices((bottom - top, right - left))
-    grid = np.stack([x, y, np.ones_like(x)], axis=-1).astype(np.float64)
-    nearest = np.max([grid @ plane for plane in planes], axis=0)
-    with np.errstate(divide="ignore"):
-        return np.asarray(np.where(nearest > 0, 1 / nearest, np.inf))
-
-
-def _plane(at: np.ndarray, inverse: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
-    """The plane a·u + b·v + c = 1/z on which most pixels lie, refined by least squares on them."""
-    if len(at) < 12:
-        return None
-    best: np.ndarray | None = None
-    for triple in rng.integers(0, len(at), (TRIPLES, 3)):
-        if abs(np.linalg.det(at[triple])) < 1:
-            continue
-        on = np.abs(at @ np.linalg.solve(at[triple], inverse[triple]) - inverse) <= ON_PLANE * inverse
-        if best is None or on.sum() > best.sum():
-            best = on
-    if best is None or best.sum() < 3:
-        return None
-    return np.asarray(np.linalg.lstsq(at[best], inverse[best], rcond=None)[0])

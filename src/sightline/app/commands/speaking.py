@@ -158,15 +158,17 @@ def _line(prompt: str) -> str | None:
         return None
 
 
-def split_words(words: list[str], more: list[str]) -> tuple[list[str], list[str]]:
-    """Pictures and questions. The last word is the question, unless -q gave one and the word is there as a file."""
+def split_words(words: list[str], more: list[str], what: str = "question") -> tuple[list[str], list[str]]:
+    """Pictures and questions (or what else `what` says). The last word is the question, unless an option gave one and
+    the word is there as a file."""
     last_is_there = Path(words[-1]).exists() if len(words[-1]) < 1000 and "\0" not in words[-1] else False
     if more and (last_is_there or len(words) == 1):
         return words, more
     if last_is_there:
-        raise UsageError(f'{words[-1]} is a picture and no question follows; end with one: "what is this?".')
+        example = "what is this?" if what == "question" else "the red mug"
+        raise UsageError(f'{words[-1]} is a picture and no {what} follows; end with one: "{example}".')
     if len(words) == 1:
-        raise UsageError(f"{words[0]!r} is taken for the question, and there is no picture; name one before it.")
+        raise UsageError(f"{words[0]!r} is taken for the {what}, and there is no picture; name one before it.")
     return words[:-1], [words[-1], *more]
 
 

@@ -1,0 +1,87 @@
+"""Boxes and places drawn on their picture, with Pillow alone: for people, and for the pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw
+
+from sightline.app.figures import colours, font
+from sightline.media import Boxes, DepthMap, Picture
+from sightline.pipelines.places import Place
+
+Pixels = UInt8[np.ndarray, "height width 3"]
+
+PALETTE = ((230, 60, 60), (40, 120, 220), (30, 160, 80), (220, 140, 20), (150, 70, 200), (20, 170, 180), (210, 60, 140))
+SHORTEST, LONGEST = 448, 1600  # pixels on the longer side: small pictures are enlarged, so that words can be read
+MOST_LETTERS = 60
+
+
+def boxes_drawn(picture: Picture, boxes: Boxes) -> Pixels:
+    """Every box with its phrase and score, one colour per phrase."""
+    sheet, scale = _sheet(picture)
+    pen = ImageDraw.Draw(sheet)
+    for box, label, score in zip(boxes.xyxy.tolist(), boxes.labels.tolist(), boxes.scores.tolist(), strict=True):
+        _box(pen, sheet, box, scale, f"{boxes.phrases[label]} {score:.2f}", PALETTE[label % len(PALETTE)])
+    return np.asarray(sheet)
+
+
+def places_drawn(picture: Picture, places: Sequence[Place]) -> Pixels:
+    """Each place with its box, the pixel that was lifted (a cross), and its metres or why there are none."""
+    sheet, scale = _sheet(picture)
+    pen = ImageDraw.Draw(sheet)
+    for number, place in enumerate(places):
+        colour = PALETTE[number % len(PALETTE)]
+        if place.box is None:
+            continue
+        text = place.phrase
+        if place.xyz is not None:
+            text += " (" + ", ".join(f"{v:.2f}" for v in place.xyz) + ") m" + ("" if place.trusted else " ?")
+        _box(pen, sheet, place.box, scale, text, colour)
+        if place.pixel is not None:
+            x, y = ((v + 0.5) * scale for v in place.pixel)
+            for wide, ink in ((4, (255, 255, 255)), (2, colour)):
+                pen.line([(x - 8, y), (x + 8, y)], fill=ink, width=wide)
+                pen.line([(x, y - 8), (x, y + 8)], fill=ink, width=wide)
+    return np.asarray(sheet)
+
+
+def depth_drawn(depth: DepthMap) -> Pixels:
+    """Near is bright, far is dark; grey where nothing is known."""
+    known = depth.known
+    near = np.zeros(known.shape)
+    near[known] = depth.values[known] if depth.kind == "inverse depth" else 1 / depth.values[known].astype(np.float64)
+    low, high = np.percentile(near[known], (2, 98)) if known.any() else (0.0, 1.0)
+    drawn = colours(near, float(low), float(high))
+    drawn[~known] = 128
+    return drawn
+
+
+def _sheet(picture: Picture) -> tuple[Image.Image, float]:
+    """The picture at a readable size, and pixels of it per pixel of the original."""
+    width, height = picture.original_size
+    longer = max(width, height)
+    scale = min(max(1.0, SHORTEST / longer), LONGEST / longer)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    kernel = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC
+    return Image.fromarray(picture.pixels).resize(size, kernel), scale
+
+
+def _box(
+    pen: ImageDraw.ImageDraw, sheet: Image.Image, box: Sequence[float], scale: float, text: str, colour: tuple[int, ...]
+) -> None:
+    left, top, right, bottom = (v * scale for v in box)
+    left, right = (min(max(v, 0), sheet.width - 1) for v in (left, right))
+    top, bottom = (min(max(v, 0), sheet.height - 1) for v in (top, bottom))
+    pen.rectangle([left, top, right, bottom], outline=(255, 255, 255), width=4)
+    pen.rectangle([left + 1, top + 1, max(left + 1, right - 1), max(top + 1, bottom - 1)], outline=colour, width=2)
+    letters = font(13)
+    text = text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…"
+    text = text.encode("latin-1", "replace").decode("latin-1")
+    wide = pen.textlength(text, font=letters) + 8
+    x = max(0, min(left, sheet.width - wide))
+    y = top - 17 if top >= 17 else min(bottom, sheet.height - 17)
+    pen.rectangle([x, y, x + wide, y + 17], fill=colour)
+    pen.text((x + 4, y + 1), text, font=letters, fill=(255, 255, 255))

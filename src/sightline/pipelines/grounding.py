@@ -1,0 +1,262 @@
+"""Which box does a phrase mean? One verb, `locate`, over every kind of model that can tell.
+
+    locator_of(model)                      a model with its own `locate` (Florence-2, Kosmos-2, PaliGemma)
+    locator_of(llava)                      asked "Where is the red mug?", it answers in places: <loc_211><loc_430>…
+    locator_of(detector, reranker)         boxes of known classes; a CLIP says which crop fits the phrase
+
+Labels index the caller's phrases; a phrase that names nothing in the picture has no box. Scores are 0 … 1 and mean
+different things, so a locator says from which score on it is to be believed (`least`); what is below is left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from sightline.errors import UsageError
+from sightline.hub import Model
+from sightline.hub.resolve import BUILT_IN
+from sightline.media import Boxes, Picture
+from sightline.models.contrastive.dual import DualEncoder
+from sightline.models.contrastive.embedder import Embedder
+from sightline.models.language.generate import Generation
+from sightline.models.language.locations import parse
+from sightline.pipelines.answering import Answerer
+from sightline.pipelines.patches import patch_features
+
+ASK = "Where is {}?"  # as the tabletop world asks it
+LONGEST_ANSWER = 72  # tokens: a dozen boxes
+CROP_MARGIN = 0.10  # of a box's sides, added around a crop: CLIP was trained on things with a little around them
+OTHERS = ("something else", "a table", "a wall", "a blurred picture")  # what a crop may show instead
+
+
+@runtime_checkable
+class Locator(Protocol):
+    """name: for records. least: the score from which a box is believed."""
+
+    name: str
+    least: float
+
+    def locate(self, picture: Picture, phrases: Sequence[str]) -> Boxes:
+        """Boxes in pixels of the original upright picture; labels index `phrases`."""
+        ...
+
+
+class ModelLocator:
+    """A model that grounds by itself. Its scores are its own (see its `locate`): mostly the mean probability of the tokens
+    of a place, of which there are about a thousand, so that little is much."""
+
+    def __init__(self, model: Any, least: float = 0.05) -> None:
+        self.model, self.name, self.least = model, type(model).__name__, least
+
+    def locate(self, picture: Picture, phrases: Sequence[str]) -> Boxes:
+        found: Boxes = self.model.locate(picture, clean(phrases))
+        return found[found.scores >= self.least]
+
+
+class SpokenLocator:
+    """A model that answers questions with places (models/language/locations.py).
+
+    Score: the geometric mean probability of the answer's tokens. A guess among 1,000 places has 0.001 for each, a place
+    known to a hundredth of the picture about 0.1; `least` lies between. Several boxes of one answer share its score.
+    """
+
+    def __init__(self, answerer: Answerer, ask: str = ASK, least: float = 0.02) -> None:
+        self.answerer, self.ask, self.least = answerer.with_calibration(False), ask, least
+        self.name = type(answerer.model).__name__
+
+    def locate(self, picture: Picture, phrases: Sequence[str]) -> Boxes:
+        """The picture is read once. Whatever the model says that is no place is passed over."""
+        width, height = picture.original_size
+        options = Generation(max_new_tokens=LONGEST_ANSWER)
+        phrases = clean(phrases)
+        parts = []
+        for number, phrase in enumerate(phrases):
+            if number == 0:
+                talk = self.answerer.converse(picture)
+            talk.turns.clear()  # every phrase is asked as if it were the first
+            answer = talk.say(self.ask.replace("{}", phrase), options=options)
+            boxes = parse(answer.text, width, height).boxes
+            score = answer.confidence ** (1 / max(1, answer.tokens))
+            if score >= self.least:
+                parts.append((number, boxes.xyxy, np.full(len(boxes), score)))
+        return _together(parts, phrases, width, height)
+
+
+class DetectorLocator:
+    """A detector of known classes, and a contrastive model (CLIP) that says which of its boxes a phrase means.
+
+    A phrase that is just a class ("the mug", "mugs") needs no second model: its boxes, with the detector's scores.
+    Else, if it names classes, only their boxes are candidates, else all are; the score of a candidate is the detector's
+    score times the probability of the phrase among OTHERS, the classes and the other phrases, given the crop. Of one
+    phrase, boxes with less than half the best score are left out.
+    What neither model sees is not understood: "left of", "the second".
+
+    by: "crops" embeds each box as a picture, as any CLIP can; "patches" takes the mean of the patches under it, one look
+    for all boxes, for a CLIP that was trained with regions, as the built-in one is (there it tells kinds three times as
+    often as crops do).
+    """
+
+    def __init__(
+        self,
+        detector: Any,
+        reranker: Embedder | None = None,
+        threshold: float = 0.3,
+        least: float = 0.15,
+        by: Literal["crops", "patches"] = "crops",
+    ) -> None:
+        self.detector, self.reranker, self.threshold, self.least, self.by = detector, reranker, threshold, least, by
+        self.name = type(detector).__name__ + (f" + {type(reranker.model).__name__}" if reranker else "")
+
+    def locate(self, picture: Picture, phrases: Sequence[str]) -> Boxes:
+        """Raises UsageError for a phrase with more words than a class, when there is no reranker."""
+        phrases = clean(phrases)
+        found = detections(self.detector, [picture], self.threshold)[0]
+        named = [named_classes(phrase, found.phrases) for phrase in phrases]
+        rest = [phrase for phrase, (_, whole) in zip(phrases, named, strict=True) if not whole]
+        if rest and self.reranker is None:
+            raise UsageError(
+                f'"{rest[0]}" says more than a class of this detector, and only a CLIP can tell; give a reranker '
+                "(--reranker), or name a class alone."
+            )
+        fits = self._fits(picture, found, rest) if rest and len(found) else None
+        parts = []
+        for number, (phrase, (classes, whole)) in enumerate(zip(phrases, named, strict=True)):
+            among = np.isin(found.labels, classes) if classes else np.ones(len(found), bool)
+            scores = found.scores.astype(np.float64) * among
+            if not whole and fits is not None:
+                scores = scores * fits[:, rest.index(phrase)]
+            best = scores.max(initial=0.0)
+            kept = among & (scores > 0) & (scores >= self.least) & (scores >= (0.0 if whole else best / 2))
+            parts.append((number, found.xyxy[kept], scores[kept]))
+        return _together(parts, phrases, found.width, found.height)
+
+    def _fits(self, picture: Picture, found: Boxes, phrases: Sequence[str]) -> np.ndarray:
+        """[boxes, phrases]: the probability of each phrase for each crop, each beside the same alternatives."""
+        assert self.reranker is not None
+        if self.by == "patches":
+            patches = patch_features(self.reranker.model, picture)
+            vectors = np.stack([patches.of(tuple(box)) for box in found.xyxy.tolist()])
+        else:
+            vectors = crop_vectors(self.reranker, picture, found)
+        alternatives = list(dict.fromkeys([*OTHERS, *(f"the {name}" for name in found.phrases)]))
+        texts = self.reranker.texts([*phrases, *alternatives])
+        count, columns = len(phrases), []
+        for number, phrase in enumerate(phrases):
+            others = [
+                i for i in range(len(texts)) if i != number and not _says(i, phrase, phrases, alternatives, count)
+            ]
+            chosen, _ = self.reranker.probabilities(vectors, texts[[number, *others]])
+            columns.append(chosen[:, 0])
+        return np.stack(columns, axis=1)
+
+
+def locator_of(model: Any, reranker: Embedder | DualEncoder[Any] | None = None) -> Locator:
+    """The locator for a model: one that is a Locator already is taken as it is.
+
+    reranker: for detectors. Raises UsageError for a model that tells no places.
+    """
+    if isinstance(model, Locator):
+        return model
+    if isinstance(model, Answerer):
+        return SpokenLocator(model)
+    if hasattr(model, "locate"):
+        return ModelLocator(model)
+    if detects(model):
+        if isinstance(reranker, DualEncoder):
+            reranker = Embedder(reranker)
+        own = reranker is not None and reranker.model.folder is not None and reranker.model.folder.parent == BUILT_IN
+        return DetectorLocator(model, reranker, by="patches" if own else "crops")
+    if isinstance(model, Model) and all(hasattr(model, name) for name in ("language", "image_features", "embed")):
+        return SpokenLocator(Answerer(model))
+    raise UsageError(
+        f"{type(model).__name__} tells no places; name a model that grounds (LLaVA with places, Florence-2, Kosmos-2, "
+        "PaliGemma) or a detector such as DETR."
+    )
+
+
+def clean(phrases: Sequence[str]) -> list[str]:
+    """The phrases, blanks around them taken off. Raises UsageError for none, or a blank one."""
+    found = [phrases.strip()] if isinstance(phrases, str) else [phrase.strip() for phrase in phrases]
+    if not found or not all(found):
+        raise UsageError('a phrase is blank or missing; say what to look for, such as "the red mug".')
+    return found
+
+
+# ---- detectors
+
+
+def detects(model: Any) -> bool:
+    """Whether `detections` can use it."""
+    return hasattr(model, "detect")
+
+
+def detections(model: Any, pictures: Sequence[Picture], threshold: float = 0.5) -> list[Boxes]:
+    """Boxes of each picture; labels index the model's own class names, scores are its class probabilities.
+
+    Raises UsageError for a model that is no detector.
+    """
+    if not detects(model):
+        raise UsageError(f"{type(model).__name__} is no detector; name a DETR checkpoint.")
+    found: list[Boxes] = model.detect(list(pictures), threshold=threshold)
+    return found
+
+
+def named_classes(phrase: str, classes: Sequence[str]) -> tuple[list[int], bool]:
+    """(the classes that the phrase names, whether it says nothing else). "the red mugs" names mug; so does "mug" alone.
+
+    A class inside a longer one that is named too does not count: "teddy bear" is no bear.
+    """
+    words = f" {_plain(phrase)} "
+    found = [i for i, name in enumerate(classes) if any(f" {form} " in words for form in _forms(_plain(name)))]
+    longest = [
+        i for i in found if not any(j != i and f" {_plain(classes[i])} " in f" {_plain(classes[j])} " for j in found)
+    ]
+    whole = any(words.strip() in _forms(_plain(classes[i])) for i in longest)
+    return longest, whole
+
+
+def crop_vectors(embedder: Embedder, picture: Picture, boxes: Boxes) -> np.ndarray:
+    """Unit vectors [boxes, dim] of the crops, each with a margin of 10 %."""
+    height, width = picture.pixels.shape[:2]
+    scale = np.array([width / boxes.width, height / boxes.height] * 2)
+    crops = []
+    for box in boxes.xyxy.astype(np.float64) * scale:
+        margin = CROP_MARGIN * (box[2:] - box[:2])
+        low = np.clip(np.floor(box[:2] - margin), 0, [width - 1, height - 1]).astype(int)
+        high = np.clip(np.ceil(box[2:] + margin), low + 1, [width, height]).astype(int)
+        pixels = np.ascontiguousarray(picture.pixels[low[1] : high[1], low[0] : high[0]])
+        crops.append(Picture.from_array(pixels, f"a part of {picture.source}"))
+    rows = [one.vector for one in embedder.pictures(crops)]
+    return np.stack([row if row is not None else np.zeros(embedder.dim, np.float32) for row in rows])
+
+
+def _says(index: int, phrase: str, phrases: Sequence[str], alternatives: Sequence[str], count: int) -> bool:
+    """Whether text `index` is no alternative to the phrase because it is part of it: "the mug" beside "the red mug"."""
+    text = _plain(phrases[index] if index < count else alternatives[index - count])
+    return f" {text} " in f" {_plain(phrase)} " or f" {_plain(phrase)} " in f" {text} "
+
+
+def _plain(text: str) -> str:
+    words = re.findall(r"[^\W_]+", text.lower())
+    return " ".join(words[1:] if len(words) > 1 and words[0] in ("the", "a", "an", "all", "any") else words)
+
+
+def _forms(name: str) -> tuple[str, ...]:
+    """A class name and its plural."""
+    return name, f"{name}s", f"{name}es"
+
+
+def _together(
+    parts: Sequence[tuple[int, np.ndarray, np.ndarray]], phrases: Sequence[str], width: int, height: int
+) -> Boxes:
+    """Boxes of all phrases: (number of the phrase, xyxy [n, 4], scores [n]) each."""
+    if not any(len(scores) for _, _, scores in parts):
+        return Boxes.empty(width, height, phrases)
+    xyxy = np.concatenate([rows for _, rows, _ in parts]).astype(np.float32)
+    labels = np.concatenate([np.full(len(scores), number, np.int64) for number, _, scores in parts])
+    scores = np.concatenate([scores for _, _, scores in parts]).astype(np.float32)
+    return Boxes(xyxy, labels, np.clip(scores, 0, 1), tuple(phrases), width, height)
