@@ -14,10 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sightline.errors import TokenizerError, UsageError
-from sightline.hub import Config, Fused, KeyTable, Model
+from sightline.errors import TokenizerError
+from sightline.hub import Config, Fused, KeyTable
 from sightline.models.language.bert import one_table
-from sightline.models.outputs import CrossOutput, EncoderOutput
+from sightline.models.language.encoder_decoder import EncoderDecoder
+from sightline.models.outputs import EncoderOutput
 from sightline.nn import CrossCache, CrossStack, CrossStacked, LayerNorm, PostBlock, attention_bias
 
 OFFSET = 2  # the first two rows of the position tables are never read
@@ -93,9 +94,10 @@ def side_keys(side: str) -> KeyTable:
     )
 
 
-class Bart(Model[BartConfig]):
-    """`encode` once, then call with what was written so far, or with a cache and what is new."""
+class Bart(EncoderDecoder[BartConfig]):
+    """Both sides read and write one word table."""
 
+    NAME = "BART"
     Config = BartConfig
     ARCHITECTURE = "BartForConditionalGeneration"
     final_bias: Tensor
@@ -111,12 +113,11 @@ class Bart(Model[BartConfig]):
         self.scale = c.d_model**0.5 if c.scale_embedding else 1.0
 
     def embed(self, input_ids: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens hidden"]:
-        """Token vectors, as `inputs_embeds` takes them: scaled, if the config says so, and without positions."""
-        vectors: Tensor = self.words(input_ids)
+        """Scaled, if the config says so, and without positions."""
+        vectors = super().embed(input_ids)
         return vectors * self.scale if self.config.scale_embedding else vectors
 
     def score(self, states: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocabulary"]:
-        """Logits of the next token, from rows of `last_hidden_state`."""
         table = self.words.weight if self.head is None else self.head.weight
         return F.linear(states, table, self.final_bias[0])
 
@@ -134,9 +135,7 @@ class Bart(Model[BartConfig]):
         output_attentions: bool = False,
     ) -> EncoderOutput:
         """ids, or vectors in their place; attention_mask: 1 = real."""
-        if (input_ids is None) == (inputs_embeds is None):
-            raise UsageError("an encoder reads either input_ids or inputs_embeds; give one of the two.")
-        vectors = self.embed(input_ids) if inputs_embeds is None else inputs_embeds  # type: ignore[arg-type]
+        vectors = self.taken(input_ids, inputs_embeds, "an encoder")
         out = self.encoder(
             vectors,
             bias=attention_bias(1, vectors.shape[1], like=vectors, padding=attention_mask),
@@ -145,50 +144,14 @@ class Bart(Model[BartConfig]):
         )
         return EncoderOutput(out.tokens, None, out.hidden_states, out.attentions)
 
-    def forward(
-        self,
-        decoder_input_ids: Int[Tensor, "batch tokens"] | None = None,
-        *,
-        decoder_inputs_embeds: Float[Tensor, "batch tokens hidden"] | None = None,
-        decoder_attention_mask: Int[Tensor, "batch keys"] | None = None,
-        encoder_hidden_states: Float[Tensor, "batch source hidden"] | None = None,
-        encoder_attention_mask: Int[Tensor, "batch source"] | None = None,
-        cache: CrossCache | None = None,
-        last_only: bool = False,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-    ) -> CrossOutput:
-        """The text starts with `decoder_start_token_id`. encoder_*: what `encode` gave and read; once the cache holds
-        them they are not read again. decoder_attention_mask: 1 = real, of the new tokens or of all so far."""
-        if (decoder_input_ids is None) == (decoder_inputs_embeds is None):
-            raise UsageError("a decoder reads either decoder_input_ids or decoder_inputs_embeds; give one of the two.")
-        if encoder_hidden_states is None and (cache is None or not cache.holds_context):
-            raise UsageError(
-                "BART writes about what it has read; give encoder_hidden_states, as `encode` returns them."
-            )
-        vectors = self.embed(decoder_input_ids) if decoder_inputs_embeds is None else decoder_inputs_embeds  # type: ignore[arg-type]
-        batch, fresh = vectors.shape[:2]
-        past, padding, source = 0, decoder_attention_mask, encoder_attention_mask
-        if cache is not None:
-            past = cache.length
-            padding, source = cache.see(padding, batch, fresh), cache.see_context(source)
+    def write(
+        self, vectors: Float[Tensor, "batch tokens hidden"], past: int, padding: Tensor | None, **look: Any
+    ) -> CrossStacked:
         bias = None
         if padding is not None:
-            bias = attention_bias(fresh, past + fresh, like=vectors, causal=True, padding=padding)
-        out = self.decoder(
-            vectors,
-            past,
-            context=encoder_hidden_states,
-            bias=bias,
-            context_bias=None if source is None else attention_bias(1, source.shape[1], like=vectors, padding=source),
-            causal=bias is None,
-            cache=cache,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-        )
-        last = out.tokens
-        logits = self.score(last[:, -1:] if last_only else last)
-        return CrossOutput(logits, last, out.hidden_states, out.attentions, cache, out.cross_attentions)
+            bias = attention_bias(vectors.shape[1], past + vectors.shape[1], like=vectors, causal=True, padding=padding)
+        out: CrossStacked = self.decoder(vectors, past, bias=bias, causal=bias is None, **look)
+        return out
 
     @classmethod
     def adapt(cls, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -215,19 +178,6 @@ class Bart(Model[BartConfig]):
 
     def keys(self) -> KeyTable:
         return self.KEYS | KeyTable({"lm_head.weight": None if self.head is None else "head.weight"})
-
-    @property
-    def hidden_size(self) -> int:
-        """Width of the vectors that `embed` gives."""
-        return self.config.d_model
-
-    @property
-    def vocab_size(self) -> int:
-        return self.config.vocab_size
-
-    @property
-    def context_length(self) -> int:
-        return self.config.max_position_embeddings
 
     KEYS = (
         KeyTable({SHARED: "words.weight", "final_logits_bias": "final_bias"})

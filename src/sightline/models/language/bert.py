@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sightline.errors import ConfigError, TokenizerError, UsageError, WeightsError
-from sightline.hub import Config, Fused, KeyTable, Model
+from sightline.hub import Config, Fused, KeyTable
+from sightline.models.language.word_model import WordModel
 from sightline.models.outputs import CrossEncoderOutput, CrossOutput
 from sightline.nn import CrossCache, CrossStack, LayerNorm, PostBlock, activation, attention_bias
 
@@ -50,7 +51,7 @@ class BertConfig(Config):
         return self.hidden_size
 
 
-class Bert(Model[BertConfig]):
+class Bert(WordModel[BertConfig]):
     """Without its heads. `is_decoder` makes it causal, `add_cross_attention` gives every block a look at a context."""
 
     Config = BertConfig
@@ -74,11 +75,6 @@ class Bert(Model[BertConfig]):
             for _ in range(c.num_hidden_layers)
         )
         self.pooler = nn.Linear(c.hidden_size, c.hidden_size) if pooled else None
-
-    def embed(self, input_ids: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens hidden"]:
-        """Token vectors, as `inputs_embeds` takes them: before positions, segments and norm."""
-        vectors: Tensor = self.words(input_ids)
-        return vectors
 
     def new_cache(self, batch: int | None = None, capacity: int = 0) -> CrossCache:
         """An empty cache; it also keeps the projected context. batch: taken from what is read first, not needed."""
@@ -105,11 +101,9 @@ class Bert(Model[BertConfig]):
         reference counts padding as well unless it is told). encoder_*: the context and which of it is real; once the
         cache holds it, it is not read again.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise UsageError("Bert reads either input_ids or inputs_embeds; give one of the two.")
+        vectors = self.taken(input_ids, inputs_embeds, "Bert")
         if encoder_hidden_states is not None and not self.config.add_cross_attention:
             raise UsageError('this Bert has no cross-attention; "add_cross_attention" in its config.json is false.')
-        vectors = self.embed(input_ids) if inputs_embeds is None else inputs_embeds  # type: ignore[arg-type]
         batch, fresh = vectors.shape[:2]
         past = 0 if cache is None else cache.length
         keys, limit = past + fresh, self.config.max_position_embeddings
@@ -190,7 +184,7 @@ class Bert(Model[BertConfig]):
     )
 
 
-class BertLM(Model[BertConfig]):
+class BertLM(WordModel[BertConfig]):
     """Bert with a word for every position: the next word as a decoder, the masked word as an encoder."""
 
     Config = BertConfig
@@ -207,8 +201,9 @@ class BertLM(Model[BertConfig]):
         self.head = None if c.tie_word_embeddings else nn.Linear(c.hidden_size, c.vocab_size, bias=False)
         self.bias = nn.Parameter(torch.zeros(c.vocab_size))
 
-    def embed(self, input_ids: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens hidden"]:
-        return self.bert.embed(input_ids)
+    @property
+    def words(self) -> nn.Embedding:  # type: ignore[override]  # a part of its part
+        return self.bert.words
 
     def new_cache(self, batch: int | None = None, capacity: int = 0) -> CrossCache:
         return self.bert.new_cache(batch, capacity)
@@ -275,19 +270,6 @@ class BertLM(Model[BertConfig]):
         if self.head is not None:
             state["cls.predictions.decoder.bias"] = state["cls.predictions.bias"].clone()
         return state
-
-    @property
-    def hidden_size(self) -> int:
-        """Width of the vectors that `embed` gives."""
-        return self.config.hidden_size
-
-    @property
-    def vocab_size(self) -> int:
-        return self.config.vocab_size
-
-    @property
-    def context_length(self) -> int:
-        return self.config.max_position_embeddings
 
     KEYS = Bert.KEYS.under("bert.", "bert.") | KeyTable(
         {

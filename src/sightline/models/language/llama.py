@@ -47,8 +47,11 @@ class Llama(Decoder[LlamaConfig]):
     KEYS = ROTARY_KEYS
 
 
-def llama_block(c: LlamaConfig, *, bias: bool, output_bias: bool) -> Block:
-    """The block of Llama, Mistral and Qwen2, which differ in the biases of the attention."""
+def llama_block(c: LlamaConfig, *, bias: bool, output_bias: bool, norm_heads: bool = False) -> Block:
+    """The block of Llama, Mistral, Qwen2 and Qwen3, which differ in the biases of the attention.
+
+    norm_heads: queries and keys are normed head by head.
+    """
     return Block(
         Attention(
             c.hidden_size,
@@ -57,6 +60,8 @@ def llama_block(c: LlamaConfig, *, bias: bool, output_bias: bool) -> Block:
             kv_heads=c.kv_heads,
             bias=bias,
             output_bias=output_bias,
+            norm_query=RMSNorm(c.head_size, c.rms_norm_eps) if norm_heads else None,
+            norm_key=RMSNorm(c.head_size, c.rms_norm_eps) if norm_heads else None,
         ),
         GatedMLP(c.hidden_size, c.intermediate_size, c.hidden_act, bias=c.mlp_bias),
         RMSNorm(c.hidden_size, c.rms_norm_eps),

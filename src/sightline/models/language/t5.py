@@ -9,6 +9,7 @@ apart query and key are, in buckets that widen with the distance.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,10 +18,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sightline.errors import ConfigError, UsageError
-from sightline.hub import Config, Fused, KeyTable, Model
+from sightline.errors import ConfigError
+from sightline.hub import Config, Fused, KeyTable
 from sightline.models.language.bert import one_table
-from sightline.models.outputs import CrossOutput, EncoderOutput
+from sightline.models.language.encoder_decoder import EncoderDecoder
+from sightline.models.language.word_model import WordModel
+from sightline.models.outputs import EncoderOutput
 from sightline.nn import (
     MLP,
     Attention,
@@ -178,7 +181,7 @@ def side_keys(side: str, *, crosses: bool) -> dict[str, str | Fused | None]:
     return rows
 
 
-class T5Encoder(Model[T5Config]):
+class T5Encoder(WordModel[T5Config]):
     """The encoder alone (text tower of image generators)."""
 
     Config = T5Config
@@ -188,11 +191,6 @@ class T5Encoder(Model[T5Config]):
         super().__init__(config)
         self.words = nn.Embedding(config.vocab_size, config.d_model)
         self.encoder = T5Side(config, config.num_layers, decodes=False)
-
-    def embed(self, input_ids: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens hidden"]:
-        """Token vectors, as `inputs_embeds` takes them."""
-        vectors: Tensor = self.words(input_ids)
-        return vectors
 
     def encode(
         self,
@@ -204,9 +202,7 @@ class T5Encoder(Model[T5Config]):
         output_attentions: bool = False,
     ) -> EncoderOutput:
         """ids, or vectors in their place; attention_mask: 1 = real, padding may be on either side."""
-        if (input_ids is None) == (inputs_embeds is None):
-            raise UsageError("an encoder reads either input_ids or inputs_embeds; give one of the two.")
-        tokens = self.embed(input_ids) if inputs_embeds is None else inputs_embeds  # type: ignore[arg-type]
+        tokens = self.taken(input_ids, inputs_embeds, "an encoder")
         keys = tokens.shape[1]
         out = self.encoder(
             tokens,
@@ -227,24 +223,16 @@ class T5Encoder(Model[T5Config]):
         return one_table(tensors, "shared.weight", ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"))
 
     @property
-    def hidden_size(self) -> int:
-        """Width of the vectors that `embed` gives."""
-        return self.config.d_model
-
-    @property
-    def vocab_size(self) -> int:
-        return self.config.vocab_size
-
-    @property
     def context_length(self) -> int:
         return self.config.context_length
 
     KEYS = KeyTable({"shared.weight": "words.weight", **side_keys("encoder", crosses=False)})
 
 
-class T5(T5Encoder):
-    """`encode` once, then call with what was written so far, or with a cache and what is new."""
+class T5(EncoderDecoder[T5Config], T5Encoder):
+    """The encoder, and a decoder that looks at what it gave."""
 
+    NAME = "T5"
     ARCHITECTURE = "T5ForConditionalGeneration"
 
     def __init__(self, config: T5Config) -> None:
@@ -254,7 +242,6 @@ class T5(T5Encoder):
         self.head = None if config.tie_word_embeddings else nn.Linear(config.d_model, config.vocab_size, bias=False)
 
     def score(self, states: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocabulary"]:
-        """Logits of the next token, from rows of `last_hidden_state`."""
         if self.config.scaled:
             states = states * self.config.d_model**-0.5
         logits: Tensor = F.linear(states, self.words.weight) if self.head is None else self.head(states)
@@ -264,53 +251,26 @@ class T5(T5Encoder):
         """An empty cache; it also keeps the projected context. batch: taken from what is read first, not needed."""
         return CrossCache(len(self.decoder.stack.blocks), capacity)
 
-    def forward(
-        self,
-        decoder_input_ids: Int[Tensor, "batch tokens"] | None = None,
-        *,
-        decoder_inputs_embeds: Float[Tensor, "batch tokens hidden"] | None = None,
-        decoder_attention_mask: Int[Tensor, "batch keys"] | None = None,
-        encoder_hidden_states: Float[Tensor, "batch source hidden"] | None = None,
-        encoder_attention_mask: Int[Tensor, "batch source"] | None = None,
-        cache: CrossCache | None = None,
-        last_only: bool = False,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-    ) -> CrossOutput:
-        """The text starts with `decoder_start_token_id`. encoder_*: what `encode` gave and read; once the cache holds
-        them they are not read again. decoder_attention_mask: 1 = real, of the new tokens or of all so far."""
-        if (decoder_input_ids is None) == (decoder_inputs_embeds is None):
-            raise UsageError("a decoder reads either decoder_input_ids or decoder_inputs_embeds; give one of the two.")
-        if encoder_hidden_states is None and (cache is None or not cache.holds_context):
-            raise UsageError("T5 writes about what it has read; give encoder_hidden_states, as `encode` returns them.")
-        tokens = self.embed(decoder_input_ids) if decoder_inputs_embeds is None else decoder_inputs_embeds  # type: ignore[arg-type]
-        batch, fresh = tokens.shape[:2]
-        keys, padding, source = fresh, decoder_attention_mask, encoder_attention_mask
-        if cache is not None:
-            keys = cache.length + fresh
-            padding, source = cache.see(padding, batch, fresh), cache.see_context(source)
-        out = self.decoder(
-            tokens,
-            keys,
-            attention_bias(fresh, keys, like=tokens, causal=fresh > 1, padding=padding),
-            context=encoder_hidden_states,
-            context_bias=None if source is None else attention_bias(1, source.shape[1], like=tokens, padding=source),
-            cache=cache,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-        )
-        last = out.tokens
-        logits = self.score(last[:, -1:] if last_only else last)
-        return CrossOutput(logits, last, out.hidden_states, out.attentions, cache, out.cross_attentions)
+    def write(
+        self, vectors: Float[Tensor, "batch tokens hidden"], past: int, padding: Tensor | None, **look: Any
+    ) -> CrossStacked:
+        fresh = vectors.shape[1]
+        keys = past + fresh
+        mask = attention_bias(fresh, keys, like=vectors, causal=fresh > 1, padding=padding)
+        out: CrossStacked = self.decoder(vectors, keys, mask, **look)
+        return out
 
     def take(self, tensors: dict[str, Tensor], *, dtype: torch.dtype, device: str | torch.device = "cpu") -> None:
+        self.follow(tensors)
+        super().take(tensors, dtype=dtype, device=device)
+
+    def follow(self, tensors: Mapping[str, Tensor]) -> None:
         """The file says whether the head is the word table; transformers 5 writes "tied" for every T5."""
         own = tensors.get("lm_head.weight")
         if own is None:
             self.head = None
         elif self.head is None and not torch.equal(own, tensors.get("shared.weight", own)):
             self.head = nn.Linear(self.config.d_model, self.config.vocab_size, bias=False, device="meta")
-        super().take(tensors, dtype=dtype, device=device)
 
     def keys(self) -> KeyTable:
         return self.KEYS | KeyTable({"lm_head.weight": None if self.head is None else "head.weight"})
