@@ -121,6 +121,7 @@ def test_transformers_computes_the_same_losses(tmp_path: Path) -> None:
         ours = float(run.objective.accumulate(run.model, batch, step())["loss"])
         ours_by.step()
         samples = [run.lessons.sample(run.lessons.usable[n], 0) for n in run.lessons.order.numbers(number)]
+        samples.sort(key=len)  # as the batch
         pixels = seen.pixels([p for s in samples for p in s.pictures])
         mask = (batch["segments"] >= 0).long()
         logits = theirs(input_ids=batch["input_ids"], pixel_values=pixels, attention_mask=mask).logits

@@ -9,8 +9,13 @@ import torch
 
 import sightline
 from sightline.errors import TrainingError
+from sightline.training.instruct import answer_loss
 from sightline.training.lora import Adapted, LowRank, projections
-from training.seeing import tiny_language, tiny_llava
+from sightline.training.optimiser import own_rates
+from sightline.training.recipes.llava import llava_recipe
+from sightline.training.stages import hold, prepare
+from sightline.training.stages import run as train
+from training.seeing import SMALL, tiny_language, tiny_llava, write_conversations
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -57,6 +62,37 @@ def test_the_formula_is_pefts() -> None:
     expected[:, 3:] += 4.0 * (x @ low.lora_a["k_proj"].T @ low.lora_b["k_proj"].T)
     assert torch.allclose(low(x), expected, atol=1e-6)
     assert low.lora_a["k_proj"].abs().max() <= 5**-0.5 and low.lora_a["k_proj"].std() > 0.1  # peft: kaiming, a = √5
+
+
+def test_the_bridge_has_a_rate_of_its_own() -> None:
+    """LLaVA-1.5's LoRA: 2e-4 for the thin matrices, mm_projector_lr 2e-5."""
+    plan = llava_recipe("llava-stage2-lora")
+    model = hold(tiny_llava(), plan)
+    peaks = own_rates([n for n, p in model.named_parameters() if p.requires_grad], plan.options)
+    found = {n.split(".")[1]: plan.options.learning_rate * share for n, share in peaks.items()}
+    assert found == {"bridge": pytest.approx(2e-5), "language": pytest.approx(2e-4)}
+
+
+@pytest.mark.parametrize("recipe", ["llava-stage1", "llava-stage2", "llava-stage2-lora"])
+def test_computing_again_changes_no_loss(recipe: str, tmp_path: Path) -> None:
+    data = write_conversations(tmp_path / "data")
+    losses: list[list[float]] = []
+    kept: list[int] = []
+    for again in ("false", "true"):
+        run = prepare(data, tmp_path / again, recipe_name=recipe, model=tiny_llava(), quiet=True,
+                      settings=[*SMALL, f"recompute={again}", "steps=5", "learning_rate=0.01"])  # fmt: skip
+        assert run.llava.language.recompute == (again == "true")
+        size = [0]
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, s=size: (s.__setitem__(0, s[0] + t.nbytes), t)[1], lambda t: t
+        ):
+            answer_loss(run.llava, run.lessons.batch(0))
+        kept.append(size[0])
+        losses.append([])
+        watch = [lambda p, found=losses[-1]: found.append(p.figures["loss"])]
+        train(run, tmp_path / again, callbacks=watch, quiet=True)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and losses[0][-1] != losses[0][0]
+    assert kept[1] < 0.9 * kept[0]  # weights and logits are kept in any case
 
 
 def test_bad_targets() -> None:

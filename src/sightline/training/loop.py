@@ -29,7 +29,7 @@ from sightline.training.log import Clock, RunLog, duration
 from sightline.training.memory import keep_memory
 from sightline.training.monitor import CollapseMonitor, NumberGuard
 from sightline.training.objective import Batch, Batches, Objective, Step, to_device
-from sightline.training.optimiser import MovingAverage, adamw, freeze, learning_rate, trainable
+from sightline.training.optimiser import MovingAverage, adamw, freeze, learning_rate, set_rate, trainable
 from sightline.training.options import Options
 from sightline.training.prefetch import Prefetch
 from sightline.training.seeds import mixed
@@ -163,8 +163,7 @@ class _Run:
         # Dropout and the like draw from (seed, step, rank): a resumed run draws the same.
         torch.manual_seed(mixed(self.options.seed, number, self.world.rank))
         rate = learning_rate(number, self.total, self.options)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimiser, rate)
         self.optimiser.zero_grad(set_to_none=True)
         step = Step(number=number, world=self.world, autocast=self._autocast, watch=watch)
         results = self.objective.accumulate(self.model, to_device(batch, self.device), step)

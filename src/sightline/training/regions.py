@@ -140,13 +140,14 @@ def phrase_loss(
 ) -> Float[Tensor, ""]:
     """Every phrase finds its picture among those of which it is not true: softmax over the pictures.
 
-    A picture with a thing that says nothing about the phrase (no_evidence) is no negative either.
+    A picture of one thing that says nothing about the phrase (no_evidence) is no negative either. Among several
+    things the shortcut "red, so no mug" helps little, and without such pictures kinds would have few negatives left.
     """
     n, most, _ = scenes.shape
     things = scenes.flatten(0, 1)
-    real = (things[:, 0] >= 0)[:, None]
-    left_out = also_true(things, said) | (no_evidence(things.clamp(min=0), said, shown) & real)
-    left_out = left_out.view(n, most, -1).any(1).T
+    left_out = also_true(things, said).view(n, most, -1).any(1).T
+    alone = (scenes[:, :, 0] >= 0).sum(1) == 1  # a picture's things come first, then the filling
+    left_out |= (no_evidence(scenes[:, 0].clamp(min=0), said, shown) & alone[:, None]).T
     left_out[torch.arange(len(picture), device=picture.device), picture] = False
     logits = (scale.exp() * phrases @ pictures.T).masked_fill(left_out, -math.inf)
     return F.cross_entropy(logits, picture)

@@ -142,6 +142,7 @@ def hold(llava: Llava, plan: LlavaRecipe) -> Any:
     """Freeze what the stage does not teach; the model, or the model inside its adapters."""
     llava.requires_grad_(True)
     llava.vision.requires_grad_(False)
+    llava.language.recompute = plan.recompute
     if plan.learns == "bridge":
         llava.language.requires_grad_(False)
         return llava

@@ -2,6 +2,7 @@
 
 Llama-like decoders of 135 M and 500 M parameters with random weights (speed does not depend on them), batch 1, a prompt
 of 300 tokens, 64 new ones. Rates are of the new tokens alone: the time of the whole answer less that of the prompt.
+With --prefill, the prompt alone: 576 visual and 64 text tokens.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ SIZES: dict[str, dict[str, Any]] = {  # as SmolLM-135M, and a decoder of half a 
     },
 }  # fmt: skip
 BASE = "transformers bf16"
+OPENVINO = "openvino int8 weights"
 OURS = {"sightline bf16": None, "sightline fp16 weights": "float16", "sightline int8 weights": "int8"}
 Answer = Callable[[int], Any]  # new tokens → their ids
 
@@ -57,7 +59,7 @@ def bench_decode(sizes: list[str], *, prompt: int = 300, new: int = 64, rounds: 
     lines: list[Line] = []
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            theirs = _random_decoder(Path(folder), SIZES[size])
+            theirs = random_decoder(Path(folder), SIZES[size])
             ids = torch.randint(0, SIZES[size]["vocab_size"], (1, prompt), generator=torch.Generator().manual_seed(1))
             contenders = dict(_contenders(Path(folder), theirs, ids))
             exact = _ours(Path(folder), torch.float32, None, ids)[0](new)
@@ -93,7 +95,8 @@ def _measure(
     ]
 
 
-def _random_decoder(folder: Path, size: dict[str, Any]) -> Any:
+def random_decoder(folder: Path, size: dict[str, Any]) -> Any:
+    """transformers' Llama of this size with random weights, also saved in the folder."""
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -114,6 +117,13 @@ def _contenders(folder: Path, theirs: Any, ids: torch.Tensor) -> list[tuple[str,
     for name, weights in OURS.items():
         say(f"building {name}")
         found.append((name, _ours(folder, torch.bfloat16, weights, ids)))
+    say(f"building {OPENVINO}")
+    try:
+        from sightline.app.bench.decode_openvino import openvino_int8
+
+        found.append((OPENVINO, (openvino_int8(theirs, ids), count)))
+    except Exception as error:  # a peer may be absent or fail in any way; it is then left out, not the bench
+        say(f"{OPENVINO} is left out: {(str(error).splitlines() or [type(error).__name__])[0]}")
     return found
 
 
@@ -163,10 +173,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", type=int, default=300)
     parser.add_argument("--new", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--prefill", action="store_true", help="measure only how a prompt with a picture is read")
+    parser.add_argument("--visual", type=int, default=576, help="visual tokens of that prompt")
+    parser.add_argument("--words", type=int, default=64, help="text tokens of that prompt")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
 
 
 def run(options: argparse.Namespace) -> None:
+    if options.prefill:
+        from sightline.app.bench import prefill
+
+        read = prefill.bench_prefill(
+            options.sizes.split(","), visual=options.visual, words=options.words, rounds=options.rounds
+        )
+        said = [json.dumps({**asdict(line), "machine": machine()}) for line in read]
+        print("\n".join(said) if options.json else prefill.table(read, options.visual, options.words))
+        return
     lines = bench_decode(options.sizes.split(","), prompt=options.prompt, new=options.new, rounds=options.rounds)
     if options.json:
         print("\n".join(json.dumps({**asdict(line), "machine": machine()}) for line in lines))

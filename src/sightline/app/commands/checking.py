@@ -15,6 +15,7 @@ from sightline.errors import UsageError
 if TYPE_CHECKING:
     from sightline.app.doctor import Diagnosis
     from sightline.app.verbs.cost import Cost
+    from sightline.app.verbs.measuring import Measured
 
 bench = typer.Typer(
     help="Measured speed beside the peers that are installed.", no_args_is_help=True, rich_markup_mode=None
@@ -61,8 +62,13 @@ def bench_search(context: typer.Context) -> None:
     measured.main(context.args)
 
 
-@bench.command("train", **passed_on("Contrastive training steps: pairs/s, and equal losses with transformers."))
+@bench.command("train", **passed_on("Training steps beside transformers, and equal losses; --llava: LLaVA's stage 2."))
 def bench_train(context: typer.Context) -> None:
+    if "--llava" in context.args:
+        from sightline.training import bench_llava
+
+        bench_llava.main([word for word in context.args if word != "--llava"])
+        return
     from sightline.training import bench as measured
 
     sys.argv = ["sightline bench train", *context.args]
@@ -111,12 +117,33 @@ def cost(
     ] = None,
     batch: Annotated[int, typer.Option("--batch-size", min=1, help="Inputs at once.")] = 1,
     model: Model = BUILT_IN,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="Decoders, LLaVA: read one batch, and compare the memory with the forecast."),
+    ] = False,
+    tokens: Annotated[int | None, typer.Option(min=1, help="--measure: how many a decoder reads.")] = None,
+    dtype: Annotated[str, typer.Option(help="--measure: float32 or bfloat16.")] = "float32",
     as_json: Json = False,
 ) -> None:
     """Tokens, parameters, operations and bytes of attention scores before anything runs; config.json is enough."""
+    if measure:
+        from sightline.app.verbs.measuring import measure_memory
+
+        found = measure_memory(reference or model, parse_size(size), batch_size=batch, tokens=tokens, dtype=dtype)
+        finish(found, as_json, _measured)
+        return
     from sightline.app.verbs.cost import cost as run
 
     finish(run(reference or model, parse_size(size), batch_size=batch), as_json, _cost)
+
+
+def _measured(found: Measured) -> str:
+    return (
+        f"{found.model} ({found.kind}), {found.input}, {found.dtype}, batch {found.batch_size}: forecast "
+        f"{human_bytes(found.forecast_bytes)} (weights {human_bytes(found.weight_bytes)}, the rest "
+        f"{human_bytes(found.activation_bytes)}), measured {human_bytes(found.measured_bytes)}; the forecast is "
+        f"{found.ratio:.2f} of it"
+    )
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

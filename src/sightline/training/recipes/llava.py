@@ -23,13 +23,14 @@ class LlavaRecipe:
     batch decides. max_length: longer samples are cut. cache: what the tower sees is computed once and kept on disk.
     merge: single questions on one picture become conversations of at most so many. warmup_share: part of all steps
     that warm up (instead of `warmup`). lora_rank 0: the language model learns in full.
+    recompute: the decoder's activations are computed again on the way back: less memory, about a third more time.
     """
 
     what: str = ""
     learns: str = "language"
     template: str = "chat"
     bridge: str = "mlp2x_gelu"
-    layer: int = -2
+    layer: tuple[int, ...] = (-2,)
     select: str = "default"
     pad_square: bool = False
     batch_size: int = 128
@@ -42,6 +43,7 @@ class LlavaRecipe:
     lora_rank: int = 0
     lora_alpha: float = 16.0
     lora_targets: tuple[str, ...] = ()
+    recompute: bool = False
 
     # The built-in model only: its language model, its data, and the steps of the stages before the last.
     vision: str = "sightline:tabletop-clip"
@@ -57,6 +59,8 @@ class LlavaRecipe:
     turns: int = 8
     words_steps: int = 0
     bridge_steps: int = 0
+    simple_steps: int = 0  # of the last stage: scenes of one thing, then …
+    few_steps: int = 0  # … of one to three
 
     options: Options = field(default_factory=Options)
 
@@ -77,9 +81,9 @@ LLAVA_RECIPES: dict[str, LlavaRecipe] = {
         learns="language", template="chat", batch_size=128, options=_AS_LLAVA,
     ),
     "llava-stage2-lora": LlavaRecipe(
-        what="the second stage through LoRA, with LLaVA-1.5's rank 128 on every projection",
+        what="the second stage through LoRA, with LLaVA-1.5's rank 128 on every projection and its rate for the bridge",
         learns="language", template="chat", batch_size=128, lora_rank=128, lora_alpha=256.0,
-        options=dataclasses.replace(_AS_LLAVA, learning_rate=2e-4),
+        options=dataclasses.replace(_AS_LLAVA, learning_rate=2e-4, rates=("*bridge.*=2e-5",)),
     ),
     "llava-fine-tune": LlavaRecipe(
         what="from a small checkpoint such as the built-in one: short answers on your own pictures",
@@ -88,10 +92,10 @@ LLAVA_RECIPES: dict[str, LlavaRecipe] = {
     ),
     "tabletop-llava": LlavaRecipe(
         what="the built-in model: drawn scenes, a language model from scratch, then the two stages",
-        learns="language", template="chat", layer=-2, select="full", batch_size=128, max_length=512,
-        scenes=60_000, turns=8, words_steps=400, bridge_steps=600, warmup_share=None,
+        learns="language", template="chat", layer=(2, 4, 6), select="full", batch_size=32, rows=16, max_length=512,
+        scenes=36_000, turns=12, words_steps=200, bridge_steps=100, simple_steps=500, few_steps=700, warmup_share=None,
         options=Options(
-            steps=4000, learning_rate=1e-3, warmup=100, weight_decay=0.05, betas=(0.9, 0.98), eps=1e-8, ema=0.998,
+            steps=3800, learning_rate=1e-3, warmup=100, weight_decay=0.05, betas=(0.9, 0.98), eps=1e-8, ema=0.995,
             checkpoint_every=100,
         ),
     ),
