@@ -74,12 +74,11 @@ class DetrLearner(nn.Module):
             normed = model.norm(tokens)
             if model.config.auxiliary_loss:
                 tokens = normed
-            rounds.append(normed.unflatten(1, (self.groups, queries)).transpose(0, 1))
+            rounds.append(normed.view(batch, self.groups, queries, -1).transpose(0, 1))
         # The last round is the norm of what the layers leave, which with auxiliary_loss was normed before (see DETR).
-        last: Tensor = model.norm(tokens)
-        rounds[-1] = last.unflatten(1, (self.groups, queries)).transpose(0, 1)
+        rounds[-1] = model.norm(tokens).view(batch, self.groups, queries, -1).transpose(0, 1)
         every = torch.cat(rounds)
-        logits, boxes = (x.unflatten(0, tuple(every.shape[:2])) for x in model.guess(every.flatten(0, 1)))
+        logits, boxes = (x.view(*every.shape[:2], *x.shape[1:]) for x in model.guess(every.flatten(0, 1)))
         cell_logits, cell_boxes = model.guess(model.norm(memory))
         height, width = pixel_values.shape[-2:]
         return Taught(logits, boxes, cell_logits, cell_boxes, centres(looked.projected, (height, width), pixel_mask))

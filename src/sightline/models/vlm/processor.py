@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -32,7 +32,7 @@ class Sees(Protocol):
 
     config: Any
 
-    TOKEN: str
+    TOKEN: ClassVar[str]
 
     @property
     def extra_tokens(self) -> int: ...
