@@ -13,6 +13,7 @@ import sightline
 from pipelines.truthful import TrueDetector, TrueLocator, picture_of, scenes
 from sightline.errors import UsageError
 from sightline.media import Boxes, Picture
+from sightline.pipelines.answer import Answered
 from sightline.pipelines.answering import Answerer
 from sightline.pipelines.grounding import (
     DetectorLocator,
@@ -32,20 +33,18 @@ class Speaker(Answerer):
 
     def __init__(self, *texts: str, confidence: float = 0.5**5, tokens: int = 5) -> None:
         self.texts, self.confidence, self.tokens = texts, confidence, tokens
-        self.model, self.turns, self.asked = object(), [("before", "said")], list[str]()
+        self.model, self.asked = object(), list[str]()
 
     def with_calibration(self, calibrate: bool) -> Speaker:
         assert calibrate is False
         return self
 
-    def converse(self, picture: Any) -> Speaker:
-        return self
-
-    def say(self, question: str, options: Any) -> Any:
-        assert not self.turns  # every phrase is asked as the first
-        self.turns.append((question, ""))
-        self.asked.append(question)
-        return SimpleNamespace(text=self.texts[len(self.asked) - 1], confidence=self.confidence, tokens=self.tokens)
+    def answers(self, requests: Any, *, choices: Any = None, options: Any = None) -> Any:
+        (request,) = requests
+        for place, question in enumerate(request.questions):
+            self.asked.append(question)
+            answer = SimpleNamespace(text=self.texts[place], confidence=self.confidence, tokens=self.tokens)
+            yield Answered(request, place, answer)
 
 
 def spoken(*texts: str, **options: Any) -> tuple[SpokenLocator, Speaker]:

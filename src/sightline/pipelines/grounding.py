@@ -24,6 +24,7 @@ from sightline.models.contrastive.dual import DualEncoder
 from sightline.models.contrastive.embedder import Embedder
 from sightline.models.language.generate import Generation
 from sightline.models.language.locations import parse
+from sightline.pipelines.answer import Request
 from sightline.pipelines.answering import Answerer
 from sightline.pipelines.patches import patch_features
 
@@ -69,18 +70,21 @@ class SpokenLocator:
         self.name = type(answerer.model).__name__
 
     def locate(self, picture: Picture, phrases: Sequence[str]) -> Boxes:
-        """The picture is read once. Whatever the model says that is no place is passed over."""
+        """The picture is read once and all phrases are asked together, none of them having heard of the others.
+
+        Whatever the model says that is no place is passed over. Raises UsageError for a phrase that cannot be asked.
+        """
         width, height = picture.original_size
-        options = Generation(max_new_tokens=LONGEST_ANSWER)
         phrases = clean(phrases)
+        request = Request((picture,), tuple(self.ask.replace("{}", phrase) for phrase in phrases))
         parts = []
-        for number, phrase in enumerate(phrases):
-            if number == 0:
-                talk = self.answerer.converse(picture)
-            talk.turns.clear()  # every phrase is asked as if it were the first
-            answer = talk.say(self.ask.replace("{}", phrase), options=options)
-            boxes = parse(answer.text, width, height).boxes
-            score = answer.confidence ** (1 / max(1, answer.tokens))
+        for number, one in enumerate(
+            self.answerer.answers([request], options=Generation(max_new_tokens=LONGEST_ANSWER))
+        ):
+            if one.answer is None:
+                raise UsageError(f'"{phrases[number]}" cannot be asked for: {one.error}')
+            boxes = parse(one.answer.text, width, height).boxes
+            score = one.answer.confidence ** (1 / max(1, one.answer.tokens))
             if score >= self.least:
                 parts.append((number, boxes.xyxy, np.full(len(boxes), score)))
         return _together(parts, phrases, width, height)
