@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import sightline
 from pipelines.truthful import TrueDetector, TrueLocator, picture_of, scenes
 from sightline.errors import UsageError
 from sightline.media import Boxes, Picture
-from sightline.pipelines.answer import Answered
+from sightline.pipelines.answer import Answer, Answered
 from sightline.pipelines.answering import Answerer
 from sightline.pipelines.grounding import (
     DetectorLocator,
@@ -43,7 +42,7 @@ class Speaker(Answerer):
         (request,) = requests
         for place, question in enumerate(request.questions):
             self.asked.append(question)
-            answer = SimpleNamespace(text=self.texts[place], confidence=self.confidence, tokens=self.tokens)
+            answer = Answer(self.texts[place], self.confidence, (), self.tokens, 0.0)
             yield Answered(request, place, answer)
 
 
