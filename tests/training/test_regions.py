@@ -60,5 +60,7 @@ def test_a_phrase_seeks_its_picture_among_those_it_is_not_true_of() -> None:
     loss = phrase_loss(unit, unit[:1], torch.tensor([0]), scenes, said, scale, all_pairs)
     assert math.isclose(loss.item(), math.log(1 + math.exp(-1)), rel_tol=1e-6)
     never = all_pairs.clone()
-    never[0, 0] = False  # kind 0 never comes in colour 0, and picture 1 shows a thing of colour 0: no negative is left
+    never[0, 0] = False  # kind 0 never comes in colour 0, which picture 1 shows, but among other things: it still counts
+    assert phrase_loss(unit, unit[:1], torch.tensor([0]), scenes, said, scale, never).item() == loss.item()
+    scenes[1, 1] = -2  # alone it tells nothing of kind 0, and no negative is left
     assert phrase_loss(unit, unit[:1], torch.tensor([0]), scenes, said, scale, never).item() == 0
