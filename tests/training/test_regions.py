@@ -62,5 +62,5 @@ def test_a_phrase_seeks_its_picture_among_those_it_is_not_true_of() -> None:
     never = all_pairs.clone()
     never[0, 0] = False  # kind 0 never comes in colour 0, which picture 1 shows, but among other things: it still counts
     assert phrase_loss(unit, unit[:1], torch.tensor([0]), scenes, said, scale, never).item() == loss.item()
-    scenes[1, 1] = -2  # alone it tells nothing of kind 0, and no negative is left
+    scenes[1] = torch.tensor([[2, 0, 0, 0], [-2] * 4])  # alone it tells nothing of kind 0: no negative is left
     assert phrase_loss(unit, unit[:1], torch.tensor([0]), scenes, said, scale, never).item() == 0
