@@ -67,4 +67,4 @@ def test_all_of_them_and_the_gated_block():
     done = sightline.inspect_bridges(text_hidden=64, runs=2)
     assert [row.kind for row in done.bridges] == [*KINDS, "gated_cross_attention"]
     assert done.bridges[-1].tokens_out == 0
-    assert [row.tokens_out for row in done.bridges[:-1]] == [64, 64, 16, 16, 32, 64, 64, 64]
+    assert [row.tokens_out for row in done.bridges[:-1]] == [64, 64, 16, 16, 32, 64, 64, 64, 256]

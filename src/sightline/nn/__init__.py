@@ -9,6 +9,7 @@ from sightline.nn.masks import attention_bias
 from sightline.nn.mlp import ACTIVATIONS, MLP, GatedMLP, activation, quick_gelu
 from sightline.nn.norms import LayerNorm, RMSNorm
 from sightline.nn.patches import PatchEmbedding, cut
+from sightline.nn.placed import PlacedAttention
 from sightline.nn.pooling import QueryPooling
 from sightline.nn.positions import (
     GridPositions,
@@ -41,6 +42,7 @@ __all__ = [
     "LayerNorm",
     "ParallelBlock",
     "PatchEmbedding",
+    "PlacedAttention",
     "PostBlock",
     "QueryPooling",
     "RMSNorm",

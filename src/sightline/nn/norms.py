@@ -28,3 +28,15 @@ class RMSNorm(nn.Module):
             return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
         normed = F.rms_norm(x.float(), (x.shape[-1],), eps=self.eps)
         return (normed * (self.weight.float() + self.offset)).to(x.dtype)
+
+
+class AcrossHeads(nn.Module):
+    """A norm over the channels of all heads together, for an attention's queries or keys (InternViT-6B)."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Float[Tensor, "batch heads tokens size"]) -> Float[Tensor, "batch heads tokens size"]:
+        joined: Tensor = self.norm(x.transpose(1, 2).flatten(2))
+        return torch.unflatten(joined, -1, (x.shape[1], x.shape[3])).transpose(1, 2)

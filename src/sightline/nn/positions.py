@@ -83,7 +83,7 @@ class Rotation:
 class Rotary:
     """Rotary positions of one model: its frequencies, computed once, and what they make of positions.
 
-    size: turned channels per head. scaling: config.json's rope_scaling, of type "linear" or "llama3", with
+    size: turned channels per head. scaling: config.json's rope_scaling, of type "linear", "llama3" or "dynamic", with
     mrope_section if a channel's position may be a time, a row or a column. ConfigError for another type.
     """
 
@@ -123,10 +123,22 @@ def rotary(positions: Float[Tensor, "*batch tokens"], size: int, *, base: float 
 
 
 def rotary_grid(
-    rows: Float[Tensor, "*batch tokens"], columns: Float[Tensor, "*batch tokens"], size: int, *, base: float = 10_000.0
+    rows: Float[Tensor, "*batch tokens"],
+    columns: Float[Tensor, "*batch tokens"],
+    size: int,
+    *,
+    base: float = 10_000.0,
+    interleaved: bool = False,
 ) -> Rotation:
-    """2-D rotary angles: the first half of the frequencies turns with the row, the second with the column."""
+    """2-D rotary angles: the first half of a head's pairs turns with the row, the second with the column.
+
+    Rows and columns turn at the same size/4 speeds; interleaved: of the size/2 speeds of a head, rows take the first,
+    third, …, columns those between (Pixtral).
+    """
     half = size // 2
+    if interleaved:
+        down, across = (_angles(axis, half, base, size) for axis in (rows, columns))
+        return _rotation(torch.cat([down[..., 0::2], across[..., 1::2]], dim=-1))
     return _rotation(torch.cat([_angles(axis, half // 2, base, half) for axis in (rows, columns)], dim=-1))
 
 
@@ -143,13 +155,16 @@ def _scaled(frequency: Tensor, scaling: Mapping[str, Any]) -> Tensor:
     """Frequencies stretched to a longer context than the one trained with.
 
     linear: all by one factor (Chen et al. 2023, arXiv:2306.15595). llama3: waves longer than the old context by the
-    factor, short ones not, a straight line between (Llama 3.1's model.py, `apply_scaling`).
+    factor, short ones not, a straight line between (Llama 3.1's model.py, `apply_scaling`). dynamic: stretched only for
+    texts longer than max_position_embeddings, and a decoder here reads none (InternVL3's config.json says it).
     """
     kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind in ("default", "mrope"):
+    if kind in ("default", "mrope", "dynamic"):
         return frequency
     if kind not in ("linear", "llama3"):
-        raise ConfigError(f'rope_scaling of type "{kind}" is unknown; config.json should say linear or llama3.')
+        raise ConfigError(
+            f'rope_scaling of type "{kind}" is unknown; config.json should say linear, llama3 or dynamic.'
+        )
     try:
         factor = float(scaling["factor"])
         if kind == "linear":

@@ -1,5 +1,5 @@
 """Attention pooling: one look of learned queries at all vision tokens, the least a resampler can be (CoCa's poolers,
-Yu et al. 2022, arXiv:2205.01917, §3.2; Kosmos-2 and Qwen-VL bridge in this way).
+Yu et al. 2022, arXiv:2205.01917, §3.2; Kosmos-2 bridges in this way, Qwen-VL with places besides).
 
 queries [64, text] look once at norm(tokens [B, N, vision]) → norm → [B, 64, text]
 """

@@ -15,6 +15,7 @@ from sightline.models.bridges.perceiver import Perceiver, flamingo_resampler, id
 from sightline.models.bridges.pixel_shuffle import PixelShuffle
 from sightline.models.bridges.projector import Projector
 from sightline.models.bridges.qformer import QFormer, QFormerBridge
+from sightline.models.bridges.qwen_resampler import QwenResampler
 from sightline.nn import GatedMLP
 
 T = TypeVar("T")
@@ -86,6 +87,10 @@ def _attention_pooling(c: BridgeConfig, vision: int, text: int) -> Bridge:
     return AttentionPooling(vision, text, _or(c.queries, 64), _or(c.heads, 16), _or(c.head_size, 64), _or(c.eps, 1e-5))
 
 
+def _qwen_resampler(c: BridgeConfig, vision: int, text: int) -> Bridge:
+    return QwenResampler(vision, text, _or(c.queries, 256), c.hidden, c.heads, _or(c.eps, 1e-6))
+
+
 def _or(given: T | None, published: T) -> T:
     return published if given is None else given
 
@@ -98,6 +103,7 @@ BUILDERS: dict[str, Callable[[BridgeConfig, int, int], Bridge]] = {
     "perceiver": _perceiver,
     "perceiver_idefics2": _perceiver_idefics2,
     "attention_pooling": _attention_pooling,
+    "qwen_resampler": _qwen_resampler,
 }
 KINDS = {  # kind → whose it is
     "linear": "LLaVA",
@@ -108,4 +114,5 @@ KINDS = {  # kind → whose it is
     "perceiver": "Flamingo, IDEFICS",
     "perceiver_idefics2": "Idefics2",
     "attention_pooling": "CoCa, Kosmos-2",
+    "qwen_resampler": "Qwen-VL",
 }

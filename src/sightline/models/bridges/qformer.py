@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sightline.errors import ConfigError
+from sightline.errors import ConfigError, UsageError
 from sightline.hub import Fused, KeyTable, Shaped
 from sightline.models.bridges.bridge import Bridge, Grid, Padding
 from sightline.nn import MLP, Attention, LayerNorm, PostBlock, attention_bias
@@ -45,20 +45,22 @@ class QFormerBlock(PostBlock):
 
     def read(
         self,
-        queries: Float[Tensor, "batch queries hidden"],
+        queries: Float[Tensor, "batch queries hidden"] | None,
         words: Float[Tensor, "batch words hidden"] | None,
-        picture: Float[Tensor, "batch tokens context"],
+        picture: Float[Tensor, "batch tokens context"] | None,
         *,
         bias: Tensor | None = None,
         picture_bias: Tensor | None = None,
-    ) -> tuple[Float[Tensor, "batch queries hidden"], Float[Tensor, "batch words hidden"] | None]:
+    ) -> tuple[Float[Tensor, "batch queries hidden"] | None, Float[Tensor, "batch words hidden"] | None]:
         """bias: who sees whom among [queries, words]; picture_bias: which vision tokens are seen."""
-        together = queries if words is None else torch.cat([queries, words], dim=1)
+        together = torch.cat([part for part in (queries, words) if part is not None], dim=1)
         together, _ = self.self_attend(together, bias=bias)
-        queries, rest = together[:, : queries.shape[1]], together[:, queries.shape[1] :]
-        if self.cross is not None:
-            queries, _ = self.cross_attend(queries, picture, bias=picture_bias)
-        queries = self.feed_forward(queries)
+        count = 0 if queries is None else queries.shape[1]
+        asking, rest = together[:, :count], together[:, count:]
+        if queries is not None:
+            if self.cross is not None:
+                asking, _ = self.cross_attend(asking, picture, bias=picture_bias)
+            queries = self.feed_forward(asking)
         if words is not None:
             assert self.mlp_text is not None and self.norm_mlp_text is not None
             words = self.norm_mlp_text(rest + self.mlp_text(rest))
@@ -111,22 +113,35 @@ class QFormer(nn.Module):
 
     def forward(
         self,
-        queries: Float[Tensor, "batch queries hidden"],
-        picture: Float[Tensor, "batch tokens context"],
+        queries: Float[Tensor, "batch queries hidden"] | None = None,
+        picture: Float[Tensor, "batch tokens context"] | None = None,
         *,
         words: Float[Tensor, "batch words hidden"] | None = None,
         words_mask: Int[Tensor, "batch words"] | None = None,
         padding: Padding | None = None,
-    ) -> tuple[Float[Tensor, "batch queries hidden"], Float[Tensor, "batch words hidden"] | None]:
-        """words: as `embed` gives them; words_mask: 0 where they are padding. padding: 0 where the picture is."""
-        queries, bias, picture_bias = self.norm(queries), None, None
-        if words is not None:
-            words = self.norm(words)
-            if words_mask is not None:
-                seen = torch.cat([words_mask.new_ones(queries.shape[:2]), words_mask], dim=1)
-                bias = attention_bias(seen.shape[1], seen.shape[1], like=queries, padding=seen)
-        if padding is not None:
-            picture_bias = attention_bias(queries.shape[1], picture.shape[1], like=queries, padding=padding)
+        causal: bool = False,
+    ) -> tuple[Float[Tensor, "batch queries hidden"] | None, Float[Tensor, "batch words hidden"] | None]:
+        """Who is given is who is there: queries with their picture, words (as `embed` gives them), or both.
+
+        words_mask: 0 where they are padding. padding: 0 where the picture is. Queries and words see one another; causal:
+        a word sees the queries and the words up to itself, and no query sees a word (BLIP-2's ITG).
+        """
+        given = [part for part in (queries, words) if part is not None]
+        if not given or (queries is not None and picture is None):
+            raise UsageError("a Q-Former reads a picture with queries, or words, or both; give queries and picture.")
+        if words is not None and self.blocks[0].mlp_text is None:
+            raise ConfigError("this Q-Former reads no text; build it with text=True.")
+        count, total = 0 if queries is None else queries.shape[1], sum(part.shape[1] for part in given)
+        seen = prefix = picture_bias = None
+        if words_mask is not None:
+            seen = torch.cat([words_mask.new_ones(len(words_mask), count), words_mask], dim=1)
+        if causal:
+            prefix = torch.full((len(given[0]),), count, device=given[0].device)
+        bias = attention_bias(total, total, like=given[0], causal=causal, padding=seen, prefix=prefix)
+        if padding is not None and picture is not None:
+            picture_bias = attention_bias(count, picture.shape[1], like=given[0], padding=padding)
+        queries = None if queries is None else self.norm(queries)
+        words = None if words is None else self.norm(words)
         for block in self.blocks:
             assert isinstance(block, QFormerBlock)
             queries, words = block.read(queries, words, picture, bias=bias, picture_bias=picture_bias)

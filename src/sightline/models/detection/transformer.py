@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from sightline.errors import ConfigError
-from sightline.nn import MLP, LayerNorm, attend, attend_readably
+from sightline.nn import MLP, LayerNorm, PlacedAttention
 
 EPS = 1e-5  # of the layer norms; no config names it
 
@@ -35,45 +34,6 @@ def sine_positions(
         angle = count[..., None] / wavelength
         parts.append(torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(-2))
     return torch.cat(parts, dim=-1).flatten(1, 2)
-
-
-class PlacedAttention(nn.Module):
-    """Multi-head attention whose queries and keys know where they stand, and whose values do not."""
-
-    def __init__(self, hidden: int, heads: int) -> None:
-        super().__init__()
-        if heads < 1 or hidden % heads:
-            raise ConfigError(f"a width of {hidden} does not divide into {heads} heads; check config.json.")
-        self.heads = heads
-        self.query, self.key = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
-        self.value, self.output = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
-
-    def forward(
-        self,
-        tokens: Float[Tensor, "batch queries hidden"],
-        places: Float[Tensor, "#batch queries hidden"],
-        context: Float[Tensor, "batch keys hidden"] | None = None,
-        context_places: Float[Tensor, "#batch keys hidden"] | None = None,
-        *,
-        bias: Float[Tensor, "batch 1 1 keys"] | None = None,
-        weights: bool = False,
-    ) -> tuple[Float[Tensor, "batch queries hidden"], Float[Tensor, "batch heads queries keys"] | None]:
-        """The tokens look at themselves, or at a context that has places of its own."""
-        asking = tokens + places
-        if context is None or context_places is None:
-            context, answering = tokens, asking
-        else:
-            answering = context + context_places
-        query, key, value = (
-            torch.unflatten(x, -1, (self.heads, -1)).transpose(1, 2)
-            for x in (self.query(asking), self.key(answering), self.value(context))
-        )
-        seen: Tensor | None = None
-        if weights:
-            mixed, seen = attend_readably(query, key, value, bias=bias)
-        else:
-            mixed = attend(query, key, value, bias=bias)
-        return self.output(mixed.transpose(1, 2).flatten(2)), seen
 
 
 class EncoderLayer(nn.Module):
