@@ -44,6 +44,7 @@ _CLIP = {"do_center_crop": True, "crop_size": {"height": 224, "width": 224}, "si
 DEFAULTS: dict[str, dict[str, Any]] = {
     "CLIPImageProcessor": {**_CLIP, "do_convert_rgb": True},
     "BitImageProcessor": {**_CLIP, "do_convert_rgb": True},
+    "BlipImageProcessor": {"do_convert_rgb": True, "size": {"height": 384, "width": 384}},
     "SiglipImageProcessor": {"do_convert_rgb": True, "image_mean": HALF, "image_std": HALF},
     "ViTImageProcessor": {"resample": 2, "image_mean": HALF, "image_std": HALF},
     "DeiTImageProcessor": {
@@ -54,7 +55,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "image_std": IMAGENET_STD,
     },
 }
-SQUARE_BY_NUMBER = {"SiglipImageProcessor", "ViTImageProcessor", "DeiTImageProcessor"}  # "size": 224 of old files
+SQUARE_BY_NUMBER = {  # "size": 224 of old files
+    "BlipImageProcessor", "SiglipImageProcessor", "ViTImageProcessor", "DeiTImageProcessor",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

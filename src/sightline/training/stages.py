@@ -160,6 +160,11 @@ def loaded(model: str | Path | Model[Any] | None) -> Llava:
     found = load(model, dtype="float32") if isinstance(model, (str, Path)) else model
     if not isinstance(found, Llava):
         raise UsageError(f"{type(found).__name__} is no LLaVA; put one together with --vision and --language.")
+    if found.PICTURES != ("pixel_values",):
+        raise UsageError(
+            f"{type(found).__name__} reads pictures of any size and only pictures of one size can be learned from here; "
+            "name a LLaVA or LLaVA-1.5 checkpoint."
+        )
     return found
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -55,9 +55,12 @@ class ViTConfig(Config):
 
 
 class ViTTrunk(nn.Module):
-    """Patches, [CLS], positions, blocks, norm: the part that all ViT checkpoints share."""
+    """Patches, [CLS], positions, blocks, norm: the part that all ViT checkpoints share.
 
-    def __init__(self, c: ViTConfig) -> None:
+    c: a config whose numbers are called as in ViTConfig.
+    """
+
+    def __init__(self, c: Any) -> None:
         super().__init__()
         self.patches = PatchEmbedding(c.patch_size, c.hidden_size, channels=c.num_channels)
         self.class_token = nn.Parameter(torch.zeros(c.hidden_size))

@@ -75,7 +75,9 @@ class LlavaConfig(Config):
             bias = rest.get("multimodal_projector_bias", True)
             rest["bridge_config"] = {"kind": data["mm_projector_type"], "bias": bias}
         if isinstance(rest.get("vision_config"), Mapping):
-            rest["vision_config"] = part_config(cls.TOWERS, rest["vision_config"], "vision_config", next(iter(cls.TOWERS)))
+            rest["vision_config"] = part_config(
+                cls.TOWERS, rest["vision_config"], "vision_config", next(iter(cls.TOWERS))
+            )
         if isinstance(rest.get("text_config"), Mapping):
             rest["text_config"] = part_config(DECODERS, rest["text_config"], "text_config", "llama")
         layer = rest.pop("vision_feature_layer", -2)  # the only numbers below 0

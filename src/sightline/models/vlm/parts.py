@@ -53,10 +53,14 @@ def part_config(table: Mapping[str, tuple[str, str]], data: Any, field: str, def
 
 
 def hidden_states(
-    tower: Model[Any], pixel_values: Float[Tensor, "pictures channels height width"], layers: Sequence[int]
-) -> list[Float[Tensor, "pictures tokens hidden"]]:
+    tower: Model[Any],
+    pixel_values: Float[Tensor, "pictures channels height width"],
+    layers: Sequence[int],
+    **more: Tensor | None,
+) -> list[Float[Tensor, "_ tokens hidden"]]:
     """Tokens as they leave these layers, not normed. Layer 0 is the embeddings; negative numbers count from the end.
 
+    more: what else the tower reads of pictures.
     Only blocks up to the deepest layer are run, and neither the last norm nor the pooling head.
     """
     depth = len(tower.encoder.blocks)  # type: ignore[arg-type, union-attr]
@@ -64,7 +68,7 @@ def hidden_states(
     shown = copy.copy(tower)  # the same tensors, fewer blocks
     blocks = tower.encoder.blocks[: max(wanted)]  # type: ignore[index, union-attr]
     shown._modules = {**tower._modules, "encoder": Stack(blocks), "norm": nn.Identity(), "head": None}
-    states = shown(pixel_values, output_hidden_states=True).hidden_states
+    states = shown(pixel_values, output_hidden_states=True, **more).hidden_states
     return [states[layer] for layer in wanted]
 
 

@@ -47,6 +47,14 @@ class Spliced(Model[C]):
         numbers differ. Compute it once and hand it in for many questions on one picture."""
         raise NotImplementedError
 
+    def tokens_per_picture(self, height: int, width: int) -> int:
+        """How many positions of the decoder a picture of this size (pixels) takes."""
+        raise NotImplementedError
+
+    def picture_inputs(self, height: int, width: int) -> dict[str, Tensor]:
+        """What `image_features` takes for one picture of this size (pixels), blank: for forecasts and measurements."""
+        return {"pixel_values": torch.zeros(1, 3, height, width, device=self.device)}
+
     def positions(
         self, input_ids: Int[Tensor, "batch tokens"], attention_mask: Tensor | None, pictures: Mapping[str, Tensor]
     ) -> Int[Tensor, "*axes batch tokens"] | None:
