@@ -58,8 +58,8 @@ class Processor:
 
 
 RESIZE_FIELDS = (
-    "size", "resample", "crop_size", "crop_offset", "patch_size", "max_num_patches", "rescale_factor", "keep_aspect_ratio",
-    "ensure_multiple_of", "resize_rule",
+    "size", "resample", "crop_size", "crop_offset", "patch_size", "merge_size", "temporal_patch_size", "max_num_patches",
+    "rescale_factor", "keep_aspect_ratio", "ensure_multiple_of", "resize_rule",
 )  # fmt: skip
 
 
