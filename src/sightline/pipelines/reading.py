@@ -51,12 +51,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Said:
-    """text without special tokens; finished: "stop", "length" or "loop"; logprobs: of each token, the end included."""
+    """text without special tokens; finished: "stop", "length" or "loop"; logprobs: of each token, the end included;
+    None where nobody knows them. count: of tokens whose ids are not known. error: the sentence that says why nothing was
+    said to this one."""
 
     text: str
     tokens: Ids
-    logprobs: list[float]
+    logprobs: list[float] | None
     finished: str
+    count: int | None = None
+    error: str | None = None
 
 
 @runtime_checkable
@@ -260,8 +264,16 @@ class SplicedReader:
         return {number: Said(text, tokens, logs, why) for number, text, tokens, logs, why in lists}
 
 
-def reader_of(model: Model[Any]) -> Reads:
-    """The reader for a model. Raises UsageError for one that does not speak of pictures or came without its processor."""
+def reader_of(model: Any) -> Reads:
+    """The reader for a model, or for what stands behind an endpoint. Raises UsageError for one that does not speak of pictures or came without its processor."""
+    from sightline.pipelines.reading_encoded import encoded_reader_of  # these build on this file
+    from sightline.pipelines.remote import Remote
+
+    if isinstance(model, Remote):
+        return model
+    encoded = encoded_reader_of(model)
+    if encoded is not None:
+        return encoded
     if not isinstance(model, Spliced):
         raise UsageError(f"{type(model).__name__} answers no questions about pictures; name a LLaVA checkpoint.")
     if not isinstance(model.processor, VLMProcessor):

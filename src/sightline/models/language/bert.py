@@ -9,6 +9,7 @@ BLIP's text model and the Q-Former are variants of it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -255,11 +256,14 @@ class BertLM(WordModel[BertConfig]):
         return tensors if bias is None else {**tensors, "cls.predictions.bias": bias}
 
     def take(self, tensors: dict[str, Tensor], *, dtype: torch.dtype, device: str | torch.device = "cpu") -> None:
+        self.follow(tensors)
+        super().take(tensors, dtype=dtype, device=device)
+
+    def follow(self, tensors: Mapping[str, Tensor]) -> None:
         """A file whose head differs from the word table has a head of its own, whatever its config says."""
         own, words = tensors.get(self.HEAD), tensors.get("bert.embeddings.word_embeddings.weight")
         if self.head is None and own is not None and words is not None and not torch.equal(own, words):
             self.head = nn.Linear(self.config.hidden_size, self.config.vocab_size, bias=False, device="meta")
-        super().take(tensors, dtype=dtype, device=device)
 
     def keys(self) -> KeyTable:
         return self.KEYS | KeyTable({self.HEAD: None if self.head is None else "head.weight"})
