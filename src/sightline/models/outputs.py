@@ -60,6 +60,19 @@ class CrossOutput(DecoderOutput):
 
 
 @dataclass
+class Seq2SeqOutput(CrossOutput):
+    """An encoder–decoder that was given both sides. The states and attentions without "encoder" are the decoder's.
+
+    image_hidden_states: [B, visual tokens, D], what of the pictures went into the encoder; None without pictures.
+    """
+
+    encoder_last_hidden_state: Tensor | None = None
+    encoder_hidden_states: tuple[Tensor, ...] | None = None
+    encoder_attentions: tuple[Tensor, ...] | None = None
+    image_hidden_states: Tensor | None = None
+
+
+@dataclass
 class CrossEncoderOutput(EncoderOutput):
     """An encoder that may look at a context, and may be causal with a cache."""
 
@@ -89,6 +102,17 @@ class DetectionOutput:
 
 
 @dataclass
+class GridOutput:
+    """Guesses of a dense detector: objectness [B, N] logits of "here is a thing", logits [B, N, classes], pred_boxes
+    [B, N, 4] as in DetectionOutput. N = rows · columns · anchors, in that order; grid = (rows, columns)."""
+
+    objectness: Tensor
+    logits: Tensor
+    pred_boxes: Tensor
+    grid: tuple[int, int]
+
+
+@dataclass
 class BackboneOutput:
     """What a backbone hands out: one map per chosen stage, [B, channels, rows, columns] (or tokens [B, T, D])."""
 
@@ -105,3 +129,13 @@ class DepthOutput:
     predicted_depth: Tensor
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class Kosmos2Output(DecoderOutput):
+    """image_embeds [pictures, slots, width] as they went in; projection_attentions [pictures, heads, slots, tokens +
+    slots] only with output_attentions; vision_model_output where pixel_values were given."""
+
+    image_embeds: Tensor | None = None
+    projection_attentions: Tensor | None = None
+    vision_model_output: EncoderOutput | None = None

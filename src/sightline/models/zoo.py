@@ -21,6 +21,7 @@ ZOO = {  # (model_type, architecture or "" for any) → module under sightline.m
     ("resnet", ""): ("vision.resnet", "ResNet"),
     ("detr", "DetrForSegmentation"): ("detection.panoptic", "PanopticDETR"),
     ("detr", ""): ("detection.detr", "DETR"),
+    ("sightline_grid", ""): ("detection.grid", "Grid"),
     ("dinov2", "Dinov2ForImageClassification"): ("vision.dinov2", "Dinov2Classifier"),
     ("dinov2", "Dinov2Backbone"): ("vision.dinov2", "Dinov2Backbone"),
     ("dinov2", ""): ("vision.dinov2", "Dinov2"),
@@ -40,6 +41,7 @@ ZOO = {  # (model_type, architecture or "" for any) → module under sightline.m
     ("llama", ""): ("language.llama", "Llama"),
     ("mistral", ""): ("language.llama", "Mistral"),
     ("qwen2", ""): ("language.qwen2", "Qwen2"),
+    ("qwen3", ""): ("language.qwen3", "Qwen3"),
     ("phi", ""): ("language.phi", "Phi"),
     ("gemma", ""): ("language.gemma", "Gemma"),
     ("gemma2", ""): ("language.gemma", "Gemma2"),
@@ -52,6 +54,30 @@ ZOO = {  # (model_type, architecture or "" for any) → module under sightline.m
     ("bert", "BertForMaskedLM"): ("language.bert", "BertLM"),
     ("bert", "BertForPreTraining"): ("language.bert", "BertLM"),
     ("llava", ""): ("vlm.llava", "Llava"),
+    ("llava", "pixtral"): ("vlm.pixtral", "Pixtral"),  # known by its tower
+    ("pixtral", ""): ("vision.pixtral_vit", "PixtralVision"),
+    ("llava_next", ""): ("vlm.llava_next", "LlavaNext"),
+    ("internvl", ""): ("vlm.internvl", "InternVL"),
+    ("internvl_vision", ""): ("vision.intern_vit", "InternViT"),
+    ("internvl_chat", ""): ("vlm.internvl", "InternVL"),  # of custom code; the error names the layout to take
+    ("idefics2", ""): ("vlm.idefics2", "Idefics2"),
+    ("idefics2_vision", ""): ("vision.idefics2_vision", "Idefics2Vision"),
+    ("interns1", ""): ("vlm.internvl", "InternS1"),
+    ("florence2", ""): ("vlm.florence2", "Florence2"),
+    ("paligemma", ""): ("vlm.paligemma", "PaliGemma"),  # and PaliGemma 2
+    ("llava", "LlavaLlamaForCausalLM"): ("vlm.llava_original", "OriginalLlava"),
+    ("llava_llama", ""): ("vlm.llava_original", "OriginalLlava"),
+    ("kosmos-2", ""): ("vlm.kosmos2", "Kosmos2"),
+    ("qwen2_vl", ""): ("vlm.qwen2_vl", "Qwen2VL"),
+    ("blip", "BlipForConditionalGeneration"): ("vlm.blip", "BlipCaptioner"),
+    ("blip", "BlipForQuestionAnswering"): ("vlm.blip", "BlipAnswerer"),
+    ("blip", "BlipForImageTextRetrieval"): ("vlm.blip", "BlipMatcher"),
+    ("blip_vision_model", ""): ("vision.blip_vision", "BlipVision"),
+    ("blip_2_vision_model", ""): ("vision.eva_vit", "EvaViT"),
+    ("instructblip", ""): ("vlm.instructblip", "InstructBlip"),
+    ("instructblip_vision_model", ""): ("vision.eva_vit", "InstructEvaViT"),
+    ("blip-2", ""): ("vlm.blip2", "Blip2"),
+    ("blip-2", "Blip2ForImageTextRetrieval"): ("vlm.blip2_matching", "Blip2Matching"),
     ("open_clip", ""): ("contrastive.open_clip", "OpenCLIP"),
     ("open_clip", "CoCa"): ("contrastive.coca", "CoCa"),
 }
@@ -81,12 +107,20 @@ def model_class(folder: Path) -> type[Model[Any]]:
             str(data.get("model_type", "")),
             str(listed[0]) if isinstance(listed, list) and listed else "",
         )
+        if kind == "llava" and sees_with(data) == "pixtral":
+            architecture = "pixtral"
     found = ZOO.get((kind, architecture)) or ZOO.get((kind, ""))
     if found is None:
         known = ", ".join(sorted({name for name, _ in ZOO}))
         raise ConfigError(f'{folder} is of model_type "{kind}", which Sightline does not know; it knows {known}.')
     module, name = found
     return getattr(importlib.import_module(f"sightline.models.{module}"), name)  # type: ignore[no-any-return]
+
+
+def sees_with(data: dict[str, Any]) -> str:
+    """The model_type of the vision tower that a config.json describes; "" where it does not say."""
+    tower = data.get("vision_config")
+    return str(tower.get("model_type", "")) if isinstance(tower, dict) else ""
 
 
 def open_clip_layout(data: dict[str, Any]) -> str:

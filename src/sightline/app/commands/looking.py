@@ -1,14 +1,15 @@
-"""Commands that look at pictures: embed, classify, inspect tokens, inspect bridges, world."""
+"""Commands that look at pictures: embed, classify, inspect tokens, bridges and resolution, world."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sightline.app.options import BUILT_IN, BatchSize, Device, Dtype, Engine, Exact, Json, Model, Out
-from sightline.app.output import Meter, finish, note, table
+from sightline.app.output import Meter, finish, human_bytes, note, table
 from sightline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from sightline.app.verbs.embed import Embeddings
     from sightline.app.verbs.inspect import Tokens
     from sightline.app.verbs.inspect_bridges import Bridges
+    from sightline.app.verbs.inspect_resolution import Resolutions
     from sightline.app.verbs.world import World
 
 Pictures = Annotated[
@@ -29,6 +31,7 @@ def register(app: typer.Typer) -> None:
     app.command("classify")(classify)
     inspect.command("tokens")(tokens)
     inspect.command("bridges")(bridges)
+    inspect.command("resolution")(resolution)
     app.add_typer(inspect, name="inspect")
     app.command("world")(world)
 
@@ -215,6 +218,46 @@ def _bridges(done: Bridges) -> str:
         where,
     ]
     return "\n\n".join([*lines, *(f"{b.kind}: {b.reason}" for b in done.bridges if b.reason)])
+
+
+def resolution(
+    picture: Annotated[str, typer.Argument(help="A picture; only its shape matters.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="A folder or an id (may be repeated); default: each family."),
+    ] = None,
+    size: Annotated[
+        list[int] | None, typer.Option("--size", "-s", help="Longer side in pixels (may be repeated); 224 to 3840.")
+    ] = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Tokens, prefill compute and memory of every family for this picture at 224 px to 4K. --out writes the curves."""
+    from sightline.app.verbs.inspect_resolution import MODELS, SIZES, inspect_resolution
+
+    done = inspect_resolution(picture, models=model or MODELS, sizes=size or SIZES, out=out)
+    finish(done, as_json, _resolution)
+
+
+def _resolution(done: Resolutions) -> str:
+    names = list(dict.fromkeys(r.model for r in done.readings))
+    rows = {name: [r for r in done.readings if r.model == name] for name in names}
+    header = ["model", *(f"{r.width}×{r.height}" for r in rows[names[0]])]
+    width, height = done.original_size
+    parts = [
+        f"{done.picture}, {width}×{height} px: longer side at {', '.join(map(str, done.sizes))} px, no model is run"
+    ]
+
+    cells: list[tuple[str, Callable[[Any], str]]] = [
+        ("tokens in the context", lambda r: f"{r.tokens:,}"),
+        (f"prefill, TFLOP (picture and {done.words} words)", lambda r: f"{r.flops / 1e12:,.1f}"),
+        ("memory beside the weights, bfloat16", lambda r: human_bytes(r.memory_bytes)),
+    ]
+    for title, cell in cells:
+        body = [(name, *("–" if r.reason else cell(r) for r in rows[name])) for name in names]
+        parts.append(f"{title}\n{table(body, header, right=range(1, len(header)))}")
+    parts += [f"{r.model} at {r.width}×{r.height}: {r.reason}" for r in done.readings if r.reason]
+    return "\n\n".join(parts + [f"curves: {file}" for file in done.files])
 
 
 def world(

@@ -23,7 +23,7 @@ from sightline.hub import Model, resolve, write_json
 from sightline.models.language.decoder import Decoder
 from sightline.models.loading import context_length
 from sightline.models.vision.siglip_vision import SigLIPVision, SigLIPVisionConfig
-from sightline.models.vlm.llava import Llava
+from sightline.models.vlm.spliced import Spliced
 from sightline.models.zoo import model_class
 from sightline.runtime.forecast import forecast
 
@@ -121,8 +121,10 @@ def own_size(model: Model[Any]) -> tuple[int, int]:
 
 def towers(model: Model[Any], height: int, width: int, batch_size: int) -> list[TowerCost]:
     """Each tower run once on the meta device."""
-    if isinstance(model, Llava):
+    if isinstance(model, Spliced) and isinstance(model.language, Decoder):
         return _seeing(model, height, width, batch_size)
+    if callable(getattr(model, "look", None)):
+        return _looking(model, height, width, batch_size)
     if isinstance(model, Decoder):
         return [_writes(model, model, model.context_length, f"{model.context_length} tokens", batch_size)]
     found = []
@@ -147,19 +149,35 @@ def towers(model: Model[Any], height: int, width: int, batch_size: int) -> list[
     return found
 
 
-def _seeing(model: Llava, height: int, width: int, batch_size: int) -> list[TowerCost]:
-    """A picture through tower and bridge, and a prompt with it through the decoder."""
-    pixels = torch.empty(batch_size, 3, height, width, device="meta")
-    seen = _run(model, "picture", f"{height}×{width}", model.image_features, {"pixel_values": pixels}, model.vision)
-    visual = model.tokens_per_picture(height, width)
+def _seeing(model: Spliced[Any], height: int, width: int, batch_size: int) -> list[TowerCost]:
+    """A picture through tower and bridge, and a prompt with it through the decoder; the family says what becomes of a
+    picture of this size (tiles, patches) and how many tokens that is."""
+    sees: Any = model
+    pictures = {name: torch.cat([one] * batch_size) for name, one in model.picture_inputs(height, width).items()}
+    seen = _run(model, "picture", f"{height}×{width}", model.image_features, pictures, sees.vision)
+    visual = int(sees.tokens_per_picture(height, width))
     said = f"{visual} visual + {QUESTION} words"
     return [seen, _writes(model, model.language, visual + QUESTION, said, batch_size)]
+
+
+def _looking(model: Model[Any], height: int, width: int, batch_size: int) -> list[TowerCost]:
+    """A picture through the tower, and a text that looks at its tokens (BLIP; encoder–decoders behind a Q-Former)."""
+    parts: Any = model
+    pixels = torch.empty(batch_size, 3, height, width, device="meta")
+    seen = _run(model, "picture", f"{height}×{width}", parts.vision, {"pixel_values": pixels}, parts.vision)
+    inputs = {
+        "input_ids": torch.ones((batch_size, QUESTION), dtype=torch.long, device="meta"),
+        "tokens": parts.vision(pixels).last_hidden_state,
+    }
+    rest = torch.nn.ModuleList(part for name, part in model.named_children() if name != "vision")
+    return [seen, _run(model, "text", f"{QUESTION} words", parts.look, inputs, rest)]
 
 
 def _writes(model: Model[Any], decoder: Decoder[Any], length: int, shown: str, batch_size: int) -> TowerCost:
     """A decoder that reads so many tokens, and what it keeps of them."""
     cache = decoder.new_cache(capacity=length)
     ids = torch.ones((batch_size, length), dtype=torch.long, device="meta")
+    decoder.prefix_lm = False  # who sees whom follows from numbers, which a shape has not; it changes no figure
     reads = partial(decoder, cache=cache, last_only=True)
     done = _run(model, "language", shown, reads, {"input_ids": ids}, decoder)
     return replace(done, cache_bytes=cache.memory() // 2)

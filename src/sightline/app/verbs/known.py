@@ -26,6 +26,13 @@ SO400M: dict[str, Any] = {
     "num_hidden_layers": 27,
     "num_attention_heads": 16,
 }
+QWEN_7B: dict[str, Any] = {
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+}
 THOUSAND: dict[str, Any] = {str(i): f"LABEL_{i}" for i in range(1000)}
 
 
@@ -71,5 +78,49 @@ KNOWN: dict[str, dict[str, Any]] = {
     "lmsys/vicuna-7b-v1.5": {"model_type": "llama", "max_position_embeddings": 4096},
     "llava-hf/llava-1.5-7b-hf": {
         "model_type": "llava", "text_config": {"vocab_size": 32064, "max_position_embeddings": 4096},
+    },
+    "OpenGVLab/InternVL3-1B-hf": {
+        "model_type": "internvl", "tie_word_embeddings": False, "vision_config": {"attention_bias": True}, "text_config": {
+            "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+            "num_key_value_heads": 2, "vocab_size": 151674,
+        },
+    },
+    "HuggingFaceM4/idefics2-8b": {
+        "model_type": "idefics2", "vision_config": {**SO400M, "image_size": 980, "patch_size": 14},
+        "text_config": {"vocab_size": 32003, "max_position_embeddings": 32768},
+    },
+    "llava-hf/llava-v1.6-mistral-7b-hf": {
+        "model_type": "llava_next", "text_config": {
+            "model_type": "mistral", "vocab_size": 32064, "max_position_embeddings": 32768, "sliding_window": None,
+        },
+    },
+    "mistral-community/pixtral-12b": {
+        "model_type": "llava", "vision_config": {"model_type": "pixtral"}, "vision_feature_layer": -1,
+    },
+    "google/paligemma-3b-pt-448": {
+        "model_type": "paligemma",
+        "vision_config": {**SO400M, "image_size": 448, "patch_size": 14, "vision_use_head": False},
+    },
+    "OpenGVLab/InternVL3-8B-hf": {
+        "model_type": "internvl", "tie_word_embeddings": False, "vision_config": {"attention_bias": True},
+        "text_config": {"vocab_size": 151674, "max_position_embeddings": 32768, **QWEN_7B},
+    },
+    "Qwen/Qwen2-VL-7B-Instruct": {
+        "model_type": "qwen2_vl", "vocab_size": 152064, "max_position_embeddings": 32768, **QWEN_7B,
+        "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}, "vision_config": {"hidden_size": 3584},
+    },
+    "Salesforce/blip-image-captioning-base": {
+        "model_type": "blip", "architectures": ["BlipForConditionalGeneration"],
+        "text_config": {"num_attention_heads": 12},
+    },
+    "Salesforce/blip2-opt-2.7b": {
+        "model_type": "blip-2", "image_token_index": 50265, "text_config": {
+            "model_type": "opt", "vocab_size": 50304, "hidden_size": 2560, "num_hidden_layers": 32, "ffn_dim": 10240,
+            "num_attention_heads": 32, "word_embed_proj_dim": 2560,
+        },
+    },
+    "Salesforce/instructblip-vicuna-7b": {
+        "model_type": "instructblip", "image_token_index": 32000,
+        "text_config": {"model_type": "llama", "vocab_size": 32001},
     },
 }  # fmt: skip

@@ -25,7 +25,7 @@ from sightline.errors import RuntimeChoiceError, UsageError
 from sightline.hub import Config, Model, write_json
 from sightline.models.language.decoder import Decoder
 from sightline.models.language.llama import Llama, LlamaConfig
-from sightline.models.vlm.llava import Llava
+from sightline.models.vlm.spliced import Spliced
 from sightline.models.zoo import model_class
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -60,7 +60,7 @@ def measure_memory(
     if dtype not in DTYPES:
         raise UsageError(f'dtype "{dtype}" cannot be measured; choose {" or ".join(DTYPES)}.')
     shaped = on_meta(model).to(DTYPES[dtype])
-    if not isinstance(shaped, (Llava, Decoder)):
+    if not isinstance(shaped, (Spliced, Decoder)):
         raise UsageError(f"--measure is for models that write (LLaVA, decoders); this is a {type(shaped).__name__}.")
     height, width = (size, size) if isinstance(size, int) else size or _own(shaped)
     if isinstance(shaped, Decoder):
@@ -82,7 +82,7 @@ def measure_memory(
 
 
 def _own(model: Model[Any]) -> tuple[int, int]:
-    return own_size(model) if isinstance(model, Llava) else (0, 0)
+    return own_size(model) if isinstance(model, Spliced) else (0, 0)
 
 
 def _in_a_process(config: Config, plan: dict[str, Any]) -> int:
@@ -135,11 +135,12 @@ def _read(model: Any, plan: dict[str, Any]) -> None:
     ids = torch.ones(batch, length, dtype=torch.long)
     decoder = model
     given: dict[str, Tensor] = {"input_ids": ids}
-    if isinstance(model, Llava):
-        pixels = torch.zeros(batch, 3, plan["height"], plan["width"])
-        ids[:, : length - QUESTION] = model.config.image_token_index
+    if isinstance(model, Spliced):
+        one = model.picture_inputs(plan["height"], plan["width"])
+        features = list(model.image_features(**{name: torch.cat([tensor] * batch) for name, tensor in one.items()}))
+        ids[:, : len(features[0])] = model.image_token_id
         decoder = model.language
-        given = {"inputs_embeds": model.embed({"input_ids": ids, "pixel_values": pixels})[0]}
+        given = {"inputs_embeds": model.embed({"input_ids": ids}, image_features=features)[0]}
     decoder(**given, cache=decoder.new_cache(capacity=length), last_only=True)
 
 
