@@ -16,7 +16,7 @@ from sightline.errors import StoreError, TrainingError, UsageError
 from sightline.training import Contrastive, Options, Progress, fit
 from sightline.training import checkpoint as checkpoints
 from sightline.training.objective import Batch, Objective, Step
-from sightline.training.optimiser import MovingAverage, adamw, decays, freeze, learning_rate, set_rate
+from sightline.training.optimiser import MovingAverage, decays, freeze, learning_rate, optimiser_for, set_rate
 from sightline.training.options import override
 from training.stand_ins import OPTIONS, RandomBatches, TwoTowers, fit_and_die, start
 
@@ -48,7 +48,7 @@ def test_rates_of_their_own(tmp_path: Path) -> None:
     """Peaks 8, 2 for the picture tower and 0 for its last bias; halfway through a warm-up of 4, half of each."""
     model = TwoTowers()
     options = Options(learning_rate=8.0, warmup=4, rates=("image.4.bias=0", "image.*=2.0"))
-    optimiser = adamw(model, options)
+    optimiser = optimiser_for(model, options)
     set_rate(optimiser, learning_rate(1, 10, options))
     rates = {id(p): g["lr"] for g in optimiser.param_groups for p in g["params"]}
     named = {n: rates[id(p)] for n, p in model.named_parameters()}
@@ -65,11 +65,11 @@ def test_rates_of_their_own(tmp_path: Path) -> None:
     assert "rates" not in Options().identity() and settings.identity()["rates"] == ["image.*=0"]
     for wrong in ("image.*", "image.*=fast", "image.*=-1", "=1"):
         with pytest.raises(TrainingError, match=r"is no rate of its own; write rates=\*bridge"):
-            adamw(model, Options(rates=(wrong,)))
+            optimiser_for(model, Options(rates=(wrong,)))
     with pytest.raises(
         TrainingError, match=r"fits none of the parameters that learn, such as image.1.weight|logit_scale"
     ):
-        adamw(model, Options(rates=("bridge.*=1",)))
+        optimiser_for(model, Options(rates=("bridge.*=1",)))
 
 
 def test_freezing_by_name() -> None:

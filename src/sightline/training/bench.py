@@ -28,7 +28,7 @@ from sightline.training.distributed import World
 from sightline.training.loop import training_context
 from sightline.training.memory import keep_memory
 from sightline.training.objective import Step
-from sightline.training.optimiser import adamw, decays
+from sightline.training.optimiser import decays, optimiser_for
 from sightline.training.options import Options
 
 RATE = 5e-4
@@ -94,7 +94,7 @@ def our_stepper(
     if compiled:
         objective.image_tower = torch.compile(model.image_features)
         objective.text_tower = torch.compile(model.text_features, dynamic=True)
-    optimiser = adamw(model, Options(learning_rate=RATE))
+    optimiser = optimiser_for(model, Options(learning_rate=RATE))
     place = Step(number=0, world=World(), autocast=lambda: training_context(torch.device("cpu"), dtype))
     model.train()
 

@@ -32,7 +32,7 @@ from sightline.training.labels import IGNORED, Sample
 from sightline.training.loop import training_context
 from sightline.training.memory import keep_memory
 from sightline.training.objective import Batch, Step
-from sightline.training.optimiser import adamw
+from sightline.training.optimiser import optimiser_for
 from sightline.training.options import Options
 from sightline.training.packing import pack
 from sightline.training.recipes.llava import LlavaRecipe
@@ -106,7 +106,7 @@ def our_stepper(
 ) -> Stepper:  # fmt: skip
     """A step of `train llava`. cached: what the tower sees was computed before and is not counted."""
     hold(model, LlavaRecipe())
-    objective, optimiser = Instruct(), adamw(model, _options(rate))
+    objective, optimiser = Instruct(), optimiser_for(model, _options(rate))
     place = Step(number=0, world=World(), autocast=lambda: training_context(torch.device("cpu"), dtype))
     kept: dict[int, Tensor] = {}
     model.train()

@@ -36,7 +36,7 @@ def save(
     tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
     for name, parameter in trainable(model).items():
         for moment in MOMENTS:
-            if parameter in optimiser.state:
+            if moment in optimiser.state.get(parameter, ()):  # Muon has no squares
                 tensors[f"{moment}.{name}"] = optimiser.state[parameter][moment]
     if average is not None:
         tensors |= {f"average.{name}": t for name, t in average.shadow.items()}
@@ -97,10 +97,9 @@ def restore(
     for name, parameter in trainable(model).items():
         if name in moments["step"]:
             optimiser.state[parameter] = {
-                "step": moments["step"][name],  # AdamW keeps its counter on the host unless it is fused on CUDA
-                "exp_avg": moments["exp_avg"][name].to(parameter.device),
-                "exp_avg_sq": moments["exp_avg_sq"][name].to(parameter.device),
-            }
+                moment: moments[moment][name].to("cpu" if moment == "step" else parameter.device)
+                for moment in MOMENTS if name in moments[moment]
+            }  # fmt: skip  # AdamW keeps its counter on the host unless it is fused on CUDA
             if parameter.device.type == "cuda":
                 optimiser.state[parameter]["step"] = moments["step"][name].to(parameter.device)
     if average is not None:

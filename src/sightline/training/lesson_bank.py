@@ -125,7 +125,9 @@ class BankConversations:
         return Conversation(f"scene {number} of {self.source}", messages, (number,) if self.pictures else ())
 
     def fingerprint(self) -> str:
-        return f"{self.source}-{self.bank.count}-{self.bank.shard}-{self.most}-{self.kinds}-{self.pictures}-{self.rising}"
+        return (
+            f"{self.source}-{self.bank.count}-{self.bank.shard}-{self.most}-{self.kinds}-{self.pictures}-{self.rising}"
+        )
 
 
 class BankPictures:

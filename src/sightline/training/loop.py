@@ -29,7 +29,7 @@ from sightline.training.log import Clock, RunLog, duration
 from sightline.training.memory import keep_memory
 from sightline.training.monitor import CollapseMonitor, NumberGuard
 from sightline.training.objective import Batch, Batches, Objective, Step, to_device
-from sightline.training.optimiser import MovingAverage, adamw, freeze, learning_rate, set_rate, trainable
+from sightline.training.optimiser import MovingAverage, freeze, learning_rate, optimiser_for, set_rate, trainable
 from sightline.training.options import Options
 from sightline.training.prefetch import Prefetch
 from sightline.training.seeds import mixed
@@ -104,7 +104,7 @@ class _Run:
         self.total = options.total(data.steps_per_epoch)
         freeze(model, options.freeze)
         world.agree(model)
-        self.optimiser = adamw(model, options)
+        self.optimiser = optimiser_for(model, options)
         self.average = MovingAverage(model, options.ema) if options.ema is not None else None
         self.parameters = list(trainable(model).values())
         self.identity = {

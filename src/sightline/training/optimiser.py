@@ -1,4 +1,4 @@
-"""AdamW with the groups, the schedule, the freezing and the moving average that every objective shares."""
+"""AdamW (or Muon) with the groups, the schedule, the freezing and the moving average that every objective shares."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.errors import TrainingError
+from sightline.training.muon import MuonAdamW, is_matrix
 from sightline.training.options import Options
 
 
@@ -42,19 +43,29 @@ def decays(name: str, parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and not any(word in name for word in ("position", "class_token", "class_embedding"))
 
 
-def adamw(model: nn.Module, options: Options) -> torch.optim.AdamW:
-    """One group for each weight decay and peak rate; `times` is a group's rate as a multiple of `learning_rate`."""
+def optimiser_for(model: nn.Module, options: Options) -> torch.optim.AdamW:
+    """One group for each kind, weight decay and peak rate; `times` is a group's rate as a multiple of `learning_rate`.
+
+    With options.optimiser "muon", the matrices of linear layers go to Muon, at `matrix_rate`.
+    """
     named = trainable(model)
     times = own_rates(named, options)
+    muon = set[str]()
+    if options.optimiser == "muon":
+        linear = (f"{name}.weight" for name, module in model.named_modules() if is_matrix(module, name))
+        muon = {name for name in linear if name in named}
+        times |= {name: options.matrix_rate / options.learning_rate * times[name] for name in muon}
+    elif options.optimiser != "adamw":
+        raise TrainingError(f"optimiser={options.optimiser!r} is unknown; choose adamw or muon.")
+    kinds = {n: (n in muon, decays(n, p), times[n]) for n, p in named.items()}
     groups: list[dict[str, Any]] = [
-        {"params": [p for n, p in named.items() if times[n] == share and decays(n, p) == decayed],
-         "weight_decay": options.weight_decay if decayed else 0.0, "times": share}
-        for share in dict.fromkeys(times.values()) for decayed in (True, False)
+        {"params": [p for n, p in named.items() if kinds[n] == kind],
+         "weight_decay": options.weight_decay if kind[1] else 0.0, "times": kind[2], **({"muon": True} if kind[0] else {})}
+        for kind in sorted(set(kinds.values()), key=lambda kind: (kind[0], not kind[1], kind[2]))
     ]  # fmt: skip
     # fused: one pass over memory a step; 37 ms against 292 ms was measured on two ViT-S-sized towers.
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]],
-        lr=options.learning_rate, betas=options.betas, eps=options.eps, fused=True,
+    return (MuonAdamW if muon else torch.optim.AdamW)(
+        groups, lr=options.learning_rate, betas=options.betas, eps=options.eps, fused=True,
     )  # fmt: skip
 
 

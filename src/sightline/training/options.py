@@ -20,6 +20,8 @@ class Options:
     learning_rate: the peak, reached after `warmup` steps; then a half cosine down to `final_rate` times the peak.
     rates: peaks of their own for some parameters, "pattern=rate" by shell patterns on names ("*bridge.*=2e-5"); the
         first that fits counts, and the schedule has the same shape.
+    optimiser: "adamw", or "muon", which takes the matrices of linear layers at the peak `matrix_rate` (the others stay
+        with AdamW); on small models from first weights it learns several times as fast.
     weight_decay: on matrices only; norms, biases, scales and position tables are left alone.
     ema: decay of the moving average of the weights (0.999…), or None. Early on (1 + step) / (10 + step) is used
         where that is smaller, so that the first random weights are soon forgotten.
@@ -31,6 +33,8 @@ class Options:
     epochs: float | None = None
     learning_rate: float = 1e-3
     rates: tuple[str, ...] = ()
+    optimiser: str = "adamw"
+    matrix_rate: float = 0.02
     warmup: int = 100
     final_rate: float = 0.0
     weight_decay: float = 0.2
@@ -60,7 +64,9 @@ class Options:
     def identity(self) -> dict[str, Any]:
         """The settings that decide what is learned."""
         free = {"checkpoint_every", "keep", "log_every", "prefetch", "tensorboard", "device"}
-        values = {k: v for k, v in dataclasses.asdict(self).items() if k not in free and (k, v) != ("rates", ())}
+        later = {"rates": (), "optimiser": "adamw"}  # came later: runs of before go on
+        free |= {"matrix_rate"} if self.optimiser == "adamw" else set()
+        values = {k: v for k, v in dataclasses.asdict(self).items() if k not in free and later.get(k, ...) != v}
         return typing.cast(dict[str, Any], json.loads(json.dumps(values)))
 
 

@@ -73,7 +73,8 @@ RECIPES: dict[str, Recipe] = {
         text_width=192, text_layers=4, text_heads=3, embedding_dim=128, vocab_size=1024, context_length=77,
         batch_size=256, text_groups=3, scenes=60_000, regions=2, simple_steps=500, region_weight=1.0,
         options=Options(
-            steps=2500, learning_rate=1.5e-3, warmup=100, weight_decay=0.1, ema=0.995, checkpoint_every=100,
+            steps=2400, learning_rate=1.5e-3, optimiser="muon", warmup=100, weight_decay=0.1, ema=0.995,
+            checkpoint_every=100,
         ),
     ),
     "fine-tune": Recipe(

@@ -47,11 +47,11 @@ class LlavaRecipe:
 
     # The built-in model only: its language model, its data, and the steps of the stages before the last.
     vision: str = "sightline:tabletop-clip"
-    width: int = 256
+    width: int = 192
     layers: int = 6
-    heads: int = 4
-    kv_heads: int = 2
-    intermediate: int = 704
+    heads: int = 3
+    kv_heads: int = 3
+    intermediate: int = 512
     vocab_size: int = 1024  # words, before 1,000 places, the picture token and what opens and closes
     context_length: int = 512
     scenes: int = 0
@@ -93,10 +93,10 @@ LLAVA_RECIPES: dict[str, LlavaRecipe] = {
     "tabletop-llava": LlavaRecipe(
         what="the built-in model: drawn scenes, a language model from scratch, then the two stages",
         learns="language", template="chat", layer=(2, 4, 6), select="full", batch_size=32, rows=16, max_length=512,
-        scenes=36_000, turns=12, words_steps=200, bridge_steps=100, simple_steps=500, few_steps=700, warmup_share=None,
+        scenes=36_000, turns=12, words_steps=150, bridge_steps=60, simple_steps=300, few_steps=500, warmup_share=None,
         options=Options(
-            steps=3800, learning_rate=1e-3, warmup=100, weight_decay=0.05, betas=(0.9, 0.98), eps=1e-8, ema=0.995,
-            checkpoint_every=100,
+            steps=3000, learning_rate=1e-3, optimiser="muon", warmup=100, weight_decay=0.05, betas=(0.9, 0.98), eps=1e-8,
+            ema=0.99, checkpoint_every=100,
         ),
     ),
 }  # fmt: skip
