@@ -16,15 +16,17 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
-from sightline.errors import PictureError, SightlineError, UsageError
+from sightline.errors import PictureError, SightlineError, SourceError, UsageError
 from sightline.evaluation.calibration import Calibration
 from sightline.hub import Model
+from sightline.hub.endpoint import Declined
 from sightline.media import Limits, Picture, decoded
 from sightline.models.contrastive.embedder import as_source
 from sightline.models.language.chat import Message
 from sightline.models.language.generate import Generation
 from sightline.pipelines.answer import Answer, Answered, Request, chosen, spoken
 from sightline.pipelines.reading import Reads, Row, Seen, reader_of
+from sightline.pipelines.remote import Remote
 from sightline.runtime import batched, batches
 
 CALIBRATION = "calibration.json"  # in a model's folder: evaluation.Calibration, fitted on held-out answers
@@ -35,20 +37,21 @@ Turn = tuple[str, str]  # what was asked, what was answered
 
 
 class Answerer:
-    """A model that sees and speaks, at work.
+    """A model that sees and speaks, at work; it may be one behind an endpoint.
 
     batch_size: requests that are computed together. calibrate: apply the model's calibration.json where there is one.
     limits: budgets for every picture file. threads: for decoding; default one per core, at most 8.
     """
 
     def __init__(
-        self, model: Model[Any], batch_size: int = 8, *, calibrate: bool = True, limits: Limits | None = None,
+        self, model: Model[Any] | Remote, batch_size: int = 8, *, calibrate: bool = True, limits: Limits | None = None,
         threads: int | None = None,
     ) -> None:  # fmt: skip
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
-        self.reader: Reads = reader_of(model.eval())
-        self.model, self.batch_size, self.calibrate, self.limits = model, batch_size, calibrate, limits or Limits()
+        self.reader: Reads = reader_of(model if isinstance(model, Remote) else model.eval())
+        self.model: Any = model
+        self.batch_size, self.calibrate, self.limits = batch_size, calibrate, limits or Limits()
         self.threads = threads or min(8, os.cpu_count() or 1)
 
     def with_calibration(self, calibrate: bool) -> Answerer:
@@ -137,8 +140,9 @@ class Answerer:
             said = batched(lambda some: self.reader.respond(some, options), [r for _, r in rows], what="questions")
             seconds = time.monotonic() - began
             answers = [spoken(one, seconds, self.calibration) for one in said]
-            for (number, _), answer in zip(rows, answers, strict=True):
-                found[number] = Answered(found[number].request, found[number].place, answer)
+            for (number, _), one, answer in zip(rows, said, answers, strict=True):
+                asked = found[number]
+                found[number] = Answered(asked.request, asked.place, None if one.error else answer, one.error)
         else:
             last: Seen | None = None
             for number, row in rows:
@@ -149,6 +153,8 @@ class Answerer:
                     answer = self._choose(row, str(asked.question), choices, began)
                     found[number] = Answered(asked.request, asked.place, answer)
                 except SightlineError as error:
+                    if isinstance(error, SourceError) and not isinstance(error, Declined):
+                        raise  # a server that is gone answers no other question either
                     found[number] = Answered(asked.request, asked.place, None, str(error))
         yield from found
 
@@ -215,6 +221,8 @@ class Conversation:
             if heard:
                 self.turns.append((question, "".join(heard)))
             raise
+        if said.error is not None:
+            raise SourceError(said.error)
         answer = spoken(said, time.monotonic() - began, self.answerer.calibration)
         self.turns.append((question, answer.text))
         return answer

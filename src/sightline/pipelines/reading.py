@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sightline.errors import UsageError
-from sightline.hub import Model, read_json
+from sightline.hub import read_json
 from sightline.hub.manifest import installed_version
 from sightline.models.contrastive.dual import weights_digest
 from sightline.models.language.chat import Message
@@ -265,7 +265,8 @@ class SplicedReader:
 
 
 def reader_of(model: Any) -> Reads:
-    """The reader for a model, or for what stands behind an endpoint. Raises UsageError for one that does not speak of pictures or came without its processor."""
+    """The reader for a model, or for what stands behind an endpoint. Raises UsageError for one that does not speak of
+    pictures or came without its processor."""
     from sightline.pipelines.reading_encoded import encoded_reader_of  # these build on this file
     from sightline.pipelines.remote import Remote
 

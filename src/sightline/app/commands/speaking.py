@@ -210,6 +210,7 @@ def _printer(as_json: bool, what: str, several: bool = False, aloud: Aloud | Non
 
 def _details(answer: Answer) -> str:
     sure = f"{100 * answer.confidence:.0f} % sure" + (", calibrated" if answer.calibrated else "")
+    sure = "how sure is not known" if answer.confidence != answer.confidence else sure
     parts = [sure, f"{answer.tokens} tokens", f"{answer.seconds:.2f} s", *answer.flags]
     return " · ".join(parts)
 

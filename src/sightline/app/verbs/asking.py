@@ -21,6 +21,7 @@ from sightline.models.vlm.llava import Llava
 from sightline.models.zoo import load
 from sightline.pipelines import Answer, Answered, Answerer, Conversation, Request
 from sightline.pipelines.journal import line_of, told
+from sightline.pipelines.remote import PREFIX, Remote
 
 DESCRIBE = "Describe the image concisely."  # one of the requests that captions answer in training, and in LLaVA's paper
 
@@ -119,7 +120,7 @@ def caption(
     on_answer: OnAnswer | None = None,
     progress: Progress | None = None,
 ) -> Answers:
-    """Describe every picture of a folder. prompt: what the model is asked to do.
+    """Describe every picture of a folder. prompt: what the model is asked to do; BLIP's kinds have a default of their own.
 
     out: as in `ask`: a file of JSON lines that can be gone on with after any stop. Confidence is the probability of the
     whole text, never calibrated: calibrations are fitted on short answers.
@@ -127,6 +128,7 @@ def caption(
     options = Generation(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed,
                          num_beams=num_beams)  # fmt: skip
     answerer = open_answerer(model, device, dtype, batch_size, calibrate=False)
+    prompt = getattr(answerer.reader, "describe", DESCRIBE) if prompt == DESCRIBE else prompt
     answerer.reader.require_text(prompt)
     items, failed = gather(pictures)
     done = _run(items, [prompt], answerer, options, out=out, on_answer=on_answer, progress=progress, what="caption")
@@ -147,10 +149,12 @@ def chat(
 def open_answerer(
     model: ModelLike, device: str = "auto", dtype: str = "auto", batch_size: int = 8, calibrate: bool = True
 ) -> Answerer:
-    """A model at work; an Answerer is taken with its own batch size. Raises WeightsError when the built-in one is wanted
-    and is not here."""
+    """A model at work, or what stands behind "endpoint:URL#MODEL"; an Answerer is taken with its own batch size. Raises
+    WeightsError when the built-in one is wanted and is not here."""
     if isinstance(model, Answerer):
         return model.with_calibration(calibrate)
+    if isinstance(model, str) and model.startswith(PREFIX):
+        return Answerer(Remote.open(model), batch_size, calibrate=False)
     if model == SPEAKS and SPEAKS.removeprefix("sightline:") not in built_in_names():
         raise WeightsError(
             f"this version has no {SPEAKS} yet; name the folder of a LLaVA checkpoint (or its id, such as "

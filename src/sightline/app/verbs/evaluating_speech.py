@@ -25,6 +25,7 @@ from sightline.evaluation.tabletop import scenes
 from sightline.evaluation.vqa_data import VqaData, open_questions, scene_questions
 from sightline.models.language.generate import Generation
 from sightline.pipelines import Answer, Answerer, Request
+from sightline.pipelines.answer import UNSCORED
 from sightline.pipelines.journal import told
 from sightline.training.readers import PairData, open_pairs
 from sightline.worlds import tabletop
@@ -32,6 +33,7 @@ from sightline.worlds.tabletop import SPLITS, Truth
 
 WORLD = re.compile(r"tabletop(?::(?P<split>[^:]*))?(?::(?P<count>[^:]*))?")  # tabletop:SPLIT:SCENES
 SCENES = 1000
+ENDPOINT = 336  # px of a scene drawn for a model that does not say what it takes
 
 
 def evaluate_vqa(
@@ -80,7 +82,7 @@ def evaluate_vqa(
     answers = [by_number[i] for i in sorted(by_number)]
     record = vqa_record(
         data, [a.text for a in answers], numbers=sorted(by_number), manifest=answerer.manifest, problems=problems,
-        confidence=[a.confidence for a in answers],
+        confidence=None if any(UNSCORED in a.flags for a in answers) else [a.confidence for a in answers],
         options=_chosen(answerer, options, prompt) | _flagged(answers),
     )  # fmt: skip
     return evaluated(record, out, "vqa.json")
@@ -159,7 +161,8 @@ def _drawn(source: str | Path, answerer: Answerer, limit: int | None) -> list[Tr
             f"{source} names no scenes; write tabletop:SPLIT:NUMBER, as in tabletop:test:1000, with a split of "
             f"{', '.join(SPLITS)}."
         )
-    size = int(answerer.model.config.vision_config.image_size)
+    config = getattr(answerer.model, "config", None)  # an endpoint has none
+    size = ENDPOINT if config is None else int(config.vision_config.image_size)
     return scenes(min(int(count), limit or int(count)), split, size, (1, 8))
 
 
