@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sightline.app.verbs.evaluating_speech import evaluate_caption, evaluate_vqa
     from sightline.app.verbs.inspect import inspect_tokens
     from sightline.app.verbs.inspect_bridges import inspect_bridges
+    from sightline.app.verbs.inspect_resolution import inspect_resolution
     from sightline.app.verbs.locating import locate
     from sightline.app.verbs.making import make_instructions
     from sightline.app.verbs.perceiving import perceive
@@ -79,6 +80,7 @@ _HOME = {  # public name → the module that holds it
     "find_pictures": "media",
     "index": "app.verbs.searching",
     "inspect_bridges": "app.verbs.inspect_bridges",
+    "inspect_resolution": "app.verbs.inspect_resolution",
     "inspect_tokens": "app.verbs.inspect",
     "load": "models.zoo",
     "locate": "app.verbs.locating",
@@ -126,6 +128,7 @@ __all__ = [
     "find_pictures",
     "index",
     "inspect_bridges",
+    "inspect_resolution",
     "inspect_tokens",
     "load",
     "locate",

@@ -7,7 +7,7 @@ import torch
 import transformers
 
 import oracles
-from sightline.models.contrastive import clip, siglip
+from sightline.models.contrastive import clip, coca, siglip
 from sightline.models.contrastive.clip import CLIP
 from sightline.models.contrastive.coca import CoCa
 from sightline.models.contrastive.open_clip import OpenCLIP
@@ -92,5 +92,7 @@ def test_open_clip_names(name):
             reference = open_clip.coca_model.CoCa(**config)
         else:
             reference = (open_clip.model.CustomTextCLIP if custom else open_clip.model.CLIP)(**config)
+    count = sum(p.numel() for p in reference.parameters())
+    assert sum(p.numel() for p in mine.parameters()) == coca.VARIANTS.get(name, count) == count
     shapes = {k: tuple(v.shape) for k, v in reference.state_dict().items()}
     assert {k: tuple(v.shape) for k, v in mine.official_state().items()} == shapes

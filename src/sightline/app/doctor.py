@@ -11,10 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
 
 from sightline.app.golden import FILE, TOLERANCE, difference
 from sightline.app.output import human_bytes
 from sightline.app.verbs.result import Result
+
+if TYPE_CHECKING:
+    from sightline.app.families.comparing import Families
 
 CORE = (
     "torch",
@@ -61,8 +65,23 @@ class Diagnosis(Result):
         return {"sound": self.sound, "checks": [vars(check) for check in self.checks]}
 
 
-def doctor() -> Diagnosis:
-    """Look at the interpreter, the packages, the processor, the built-in weights and the disk."""
+@overload
+def doctor(*, families: Literal[False] = False) -> Diagnosis: ...
+
+
+@overload
+def doctor(*, families: Literal[True]) -> Families: ...
+
+
+def doctor(*, families: bool = False) -> Diagnosis | Families:
+    """Look at the interpreter, the packages, the processor, the built-in weights and the disk.
+
+    families: instead, compare each family that sees and speaks with its oracle, on a tiny checkpoint, now.
+    """
+    if families:
+        from sightline.app.families.comparing import compare_families
+
+        return compare_families()
     checks: list[Check] = []
     for look in (_python, _packages, _torch, _torchvision, _extras, _weights, _places):
         try:

@@ -14,6 +14,7 @@ from sightline.errors import UsageError
 
 if TYPE_CHECKING:
     from sightline.app.doctor import Diagnosis
+    from sightline.app.families.comparing import Families
     from sightline.app.verbs.cost import Cost
     from sightline.app.verbs.measuring import Measured
 
@@ -93,12 +94,25 @@ def _bench(module: Any, name: str, arguments: list[str]) -> None:
     module.run(parser.parse_args(arguments))
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    families: Annotated[
+        bool,
+        typer.Option(
+            "--families", help="Each family that sees and speaks beside its oracle, on a tiny checkpoint, now."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Is this install sound? Exits with 1 when it is not."""
     from sightline.app.doctor import doctor as run
 
-    found = run()
-    finish(found, as_json, _diagnosis)
+    found: Diagnosis | Families
+    if families:
+        found = run(families=True)
+        finish(found, as_json, _families)
+    else:
+        found = run()
+        finish(found, as_json, _diagnosis)
     if not found.sound:
         raise typer.Exit(1)
 
@@ -108,6 +122,33 @@ def _diagnosis(found: Diagnosis) -> str:
     rows = [(marks[check.state], check.name, check.found) for check in found.checks]
     verdict = "This install is sound." if found.sound else "This install is not sound; see the lines marked ✗."
     return table(rows) + "\n\n" + verdict
+
+
+def _families(found: Families) -> str:
+    rows = [
+        (
+            one.family, one.oracle, "–" if one.difference is None else f"{one.difference:.1e}", f"{one.parameters:,}",
+            one.official, one.file, one.lines,
+        )
+        for one in found.families
+    ]  # fmt: skip
+    header = ("family", "oracle", "max difference", "parameters", "of", "file", "lines")
+    reasons: dict[str, list[str]] = {}
+    for one in found.families:
+        if one.reason:
+            reasons.setdefault(one.reason, []).append(one.family)
+    compared = sum(one.difference is not None for one in found.families)
+    off = [one.family for one in found.families if one.equal is False]
+    verdict = f"not equal: {', '.join(off)}" if off else "each equal to its oracle" if compared else "no oracle is here"
+    return "\n".join(
+        [
+            table(rows, header, right=(2, 3, 6)),
+            "",
+            *(f"{', '.join(names)}: {reason}" for reason, names in reasons.items()),
+            "Max difference: between the logits of a tiny checkpoint, all numbers random, relative to the largest; float32.",
+            f"{compared} of {len(found.families)} were compared; {verdict}.",
+        ]
+    )
 
 
 def cost(

@@ -196,3 +196,8 @@ REST = KeyTable(
         "text_decoder.cross_attn.{i}.mlp.c_proj.*": "decoder.cross.{i}.mlp.down.*",
     }
 )
+
+VARIANTS = {  # name of open_clip's config → parameters, counted on the meta device, both here and there
+    "coca_ViT-B-32": 253_560_065,
+    "coca_ViT-L-14": 638_450_177,
+}

@@ -23,13 +23,13 @@ from sightline.hub import Config, KeyTable, Model
 from sightline.hub.keys import Turned
 from sightline.media.boxes import Boxes
 from sightline.media.pixels import PictureLike
+from sightline.models.bridges.placed import PlacedBridge
 from sightline.models.language.bart import SHARED, SIDES, Bart, BartConfig
 from sightline.models.language.bert import one_table
 from sightline.models.language.generate import Generated, Generation
 from sightline.models.outputs import EncoderOutput, Seq2SeqOutput
-from sightline.models.vision.davit import DaViT, DaViTConfig
+from sightline.models.vision.davit import EPS, DaViT, DaViTConfig
 from sightline.models.vlm import florence2_asking as asking
-from sightline.models.vlm.florence2_bridge import PlacedBridge
 from sightline.models.vlm.florence2_processor import Florence2Processor, read_florence2_processor
 from sightline.models.vlm.florence2_tasks import Answer
 from sightline.models.vlm.florence2_writing import Habits, write
@@ -89,7 +89,10 @@ class Florence2(Model[Florence2Config]):
     def __init__(self, config: Florence2Config) -> None:
         super().__init__(config)
         self.vision = DaViT(config.vision_config)
-        self.bridge = PlacedBridge(config.vision_config)
+        seen = config.vision_config
+        self.bridge = PlacedBridge(
+            seen.embed_dim[-1], seen.projection_dim, seen.max_position_embeddings, seen.max_temporal_embeddings, EPS
+        )
         self.language = Bart(config.text_config.replace(tie_word_embeddings=config.tie_word_embeddings))
         self.habits = Habits.of(config.text_config.others)
 

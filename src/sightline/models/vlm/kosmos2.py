@@ -16,14 +16,14 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from sightline.errors import UsageError
 from sightline.hub import Config, Fused, KeyTable, Model
 from sightline.media import Boxes
 from sightline.media.pixels import PictureLike
-from sightline.models.bridges.bridge import Bridge, Grid, Padding
+from sightline.models.bridges.latent_look import LatentLook
 from sightline.models.language.kosmos_text import KosmosText, KosmosTextConfig
 from sightline.models.outputs import EncoderOutput, Kosmos2Output
 from sightline.models.processor import Processor
@@ -32,7 +32,7 @@ from sightline.models.vlm import kosmos2_grounding
 from sightline.models.vlm.fusion import fuse
 from sightline.models.vlm.kosmos2_places import Described, Inside
 from sightline.models.vlm.kosmos2_processor import read_kosmos2_processor
-from sightline.nn import Attention, Cache, attention_bias
+from sightline.nn import Cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,40 +67,6 @@ class Kosmos2Config(Config):
         tied = self.tie_word_embeddings or self.text_config.tie_word_embeddings  # either place may say so
         object.__setattr__(self, "tie_word_embeddings", tied)
         object.__setattr__(self, "text_config", self.text_config.replace(tie_word_embeddings=tied))
-
-
-class LatentLook(Bridge):
-    """Learned queries look once at the picture's tokens and at one another; no norm, no MLP, no residual."""
-
-    def __init__(self, vision_hidden: int, text_hidden: int, queries: int, heads: int) -> None:
-        super().__init__(vision_hidden, text_hidden)
-        self.enter = nn.Linear(vision_hidden, text_hidden)
-        self.queries = nn.Parameter(torch.randn(queries, text_hidden))
-        self.attention = Attention(text_hidden, heads, context=text_hidden)
-
-    def forward(
-        self,
-        tokens: Float[Tensor, "batch tokens vision_hidden"],
-        grid: Grid | None = None,
-        padding: Padding | None = None,
-    ) -> Float[Tensor, "batch queries text_hidden"]:
-        return self.look(tokens, grid, padding)[0]
-
-    def look(
-        self, tokens: Tensor, grid: Grid | None = None, padding: Padding | None = None, *, weights: bool = False
-    ) -> tuple[Tensor, Float[Tensor, "batch heads queries keys"] | None]:
-        """With the weights, if asked for: keys are the picture's tokens, then the queries."""
-        self.check(tokens, grid, padding)
-        queries = self.queries.expand(tokens.shape[0], -1, -1)
-        context = torch.cat([self.enter(tokens), queries], dim=1)
-        if padding is not None:
-            padding = F.pad(padding, (0, queries.shape[1]), value=1)
-        bias = attention_bias(queries.shape[1], context.shape[1], like=context, padding=padding)
-        read: tuple[Tensor, Tensor | None] = self.attention(queries, context, bias=bias, weights=weights)
-        return read
-
-    def tokens_out(self, tokens: int | Grid) -> int:
-        return len(self.queries)
 
 
 class Kosmos2(Model[Kosmos2Config]):

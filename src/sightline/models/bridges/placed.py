@@ -1,4 +1,7 @@
-"""From DaViT's map to the tokens that Florence-2 reads."""
+"""Florence-2's bridge: a map of features becomes tokens that know where they lie (Xiao et al. 2023, arXiv:2311.06242).
+
+map [B, width, rows, columns] + a vector of each row and of each column → [the mean, every place] → matrix → norm
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sightline.errors import PictureError
-from sightline.models.vision.davit import EPS, DaViTConfig
 from sightline.nn import LayerNorm
 
 
 class PlacedBridge(nn.Module):
-    """The map of the tower as tokens: where each place lies is added, the mean goes in front, all are projected."""
+    """Takes the map of a tower, not a row of tokens. places: rows, and columns, that it knows; times: frames."""
 
-    def __init__(self, config: DaViTConfig) -> None:
+    def __init__(self, width: int, text_hidden: int, places: int, times: int, eps: float) -> None:
         super().__init__()
-        width = config.embed_dim[-1]
-        self.rows = nn.Embedding(config.max_position_embeddings, width // 2)
-        self.columns = nn.Embedding(config.max_position_embeddings, width - width // 2)
+        self.rows = nn.Embedding(places, width // 2)
+        self.columns = nn.Embedding(places, width - width // 2)
         self.times: Tensor
-        self.register_buffer("times", torch.zeros(config.max_temporal_embeddings, width))  # of a video; pictures use 0
-        self.projection = nn.Linear(width, config.projection_dim, bias=False)
-        self.norm = LayerNorm(config.projection_dim, EPS)
+        self.register_buffer("times", torch.zeros(times, width))  # of a video; pictures use 0
+        self.projection = nn.Linear(width, text_hidden, bias=False)
+        self.norm = LayerNorm(text_hidden, eps)
 
     def forward(self, grid: Float[Tensor, "batch width rows columns"]) -> Float[Tensor, "batch tokens hidden"]:
         """The columns' half of a place stands first. PictureError for a map with more rows or columns than tables."""

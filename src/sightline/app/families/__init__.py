@@ -1,0 +1,1 @@
+"""`sightline doctor --families`: every family beside the library that it is compared with."""
