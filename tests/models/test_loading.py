@@ -175,7 +175,10 @@ def test_every_row_of_the_zoo_leads_to_a_class(tmp_path):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "architectures": [architecture]}))
         found = model_class(tmp_path)
         assert found.__name__ == name and found.__module__ == f"sightline.models.{module}"
-        aliases = {"llava_llama": "llava", "internvl_chat": "internvl"}  # one layout; custom code, refused by its config
+        aliases = {
+            "llava_llama": "llava",
+            "internvl_chat": "internvl",
+        }  # one layout; custom code, refused by its config
         assert found.Config.model_type == aliases.get(kind, kind)
 
 

@@ -60,7 +60,9 @@ def test_a_phrase_seeks_its_picture_among_those_it_is_not_true_of() -> None:
     loss = phrase_loss(unit, unit[:1], torch.tensor([0]), scenes, said, scale, all_pairs)
     assert math.isclose(loss.item(), math.log(1 + math.exp(-1)), rel_tol=1e-6)
     never = all_pairs.clone()
-    never[0, 0] = False  # kind 0 never comes in colour 0, which picture 1 shows, but among other things: it still counts
+    never[0, 0] = (
+        False  # kind 0 never comes in colour 0, which picture 1 shows, but among other things: it still counts
+    )
     assert phrase_loss(unit, unit[:1], torch.tensor([0]), scenes, said, scale, never).item() == loss.item()
     scenes[1] = torch.tensor([[2, 0, 0, 0], [-2] * 4])  # alone it tells nothing of kind 0: no negative is left
     assert phrase_loss(unit, unit[:1], torch.tensor([0]), scenes, said, scale, never).item() == 0
