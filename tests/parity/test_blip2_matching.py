@@ -54,6 +54,29 @@ def test_both_heads(side, awake, saved, tmp_path):
     assert_same_state(back.state_dict(), theirs.state_dict())
 
 
+def test_placeholders_of_newer_folders(awake, saved):
+    """The official processor puts one for each query before the words; anywhere else they are no words either."""
+    theirs = reference(awake)
+    theirs.config.image_token_index = 60
+    ours = load(saved(theirs), device="cpu", dtype="float32")
+    words, pixels = texts("right"), pictures(3, 35, 35)
+    words["input_ids"] = words["input_ids"].clamp(max=59)
+    lead = torch.full((3, QUERIES), 60)
+    led = {
+        "input_ids": torch.cat([lead, words["input_ids"]], 1),
+        "attention_mask": torch.cat([torch.ones_like(lead), words["attention_mask"]], 1),
+    }
+    with torch.no_grad():
+        for matching in (False, True):
+            want = theirs(pixel_values=pixels, **led, use_image_text_matching_head=matching)
+            for given in (led, words):
+                got = ours(pixel_values=pixels, **given, matching=matching)
+                assert_equal(got.logits_per_image, want.logits_per_image)
+    led["input_ids"][1, -1] = 60
+    with pytest.raises(UsageError, match=f"exactly {QUERIES} placeholders"):
+        ours.match(pixels, **led)
+
+
 def test_three_masks(awake, saved):
     """ITC: apart. ITM: all see all. ITG: a word sees queries and earlier words; no query sees a word."""
     ours = load(saved(reference(awake)), device="cpu", dtype="float32")

@@ -83,7 +83,7 @@ class Blip2Matching(Model[Blip2Config]):
         self, input_ids: Int[Tensor, "texts tokens"], attention_mask: Int[Tensor, "texts tokens"] | None = None
     ) -> Float[Tensor, "texts dim"]:
         """Each text, read without a picture, unit length; its first token speaks for it."""
-        words = self.words(input_ids, attention_mask)
+        words = self.words(*self._plain(input_ids, attention_mask))
         unit: Tensor = F.normalize(self.project_text(words[:, 0]), dim=-1)
         return unit
 
@@ -111,6 +111,7 @@ class Blip2Matching(Model[Blip2Config]):
                 f"there are {len(pixel_values)} pictures and {len(input_ids)} texts; matching takes pairs, so repeat "
                 "what stands in several."
             )
+        input_ids, attention_mask = self._plain(input_ids, attention_mask)
         read, _ = self.together(self.vision_tokens(pixel_values), input_ids, attention_mask)
         return MatchingOutput(self.head(read).mean(dim=1), last_hidden_state=read)
 
@@ -139,6 +140,22 @@ class Blip2Matching(Model[Blip2Config]):
     def look(self, input_ids: Tensor, tokens: Tensor) -> Any:
         """A text that looks at a picture's tokens."""
         return self.together(tokens, input_ids)
+
+    def _plain(self, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Texts without the placeholders that newer official processors put before them; a Q-Former has no word for them.
+
+        Raises UsageError for a placeholder anywhere else.
+        """
+        index, lead = self.config.image_token_index, self.config.num_query_tokens
+        if index is None or not bool((ids == index).any()):
+            return ids, mask
+        head, ids = ids[:, :lead], ids[:, lead:]
+        if not bool((head == index).all()) or bool((ids == index).any()):
+            raise UsageError(
+                f"the placeholder of a picture (token {index}) stands among the words of a text; matching takes the text "
+                f"alone, or behind exactly {lead} placeholders."
+            )
+        return ids, None if mask is None else mask[:, lead:]
 
     def _asking(self, count: int) -> Tensor:
         return self.queries.expand(count, -1, -1)
