@@ -102,6 +102,31 @@ def test_real_frames(run, shared_data, monkeypatch):
     assert run("where", first, "it", "--frames", folder, "--fov", 60)[0] == 2
 
 
+def test_a_person_shows_where(run, shared_data, photo):
+    """One mug, shown in two real frames twenty seconds apart, is at one place of the room."""
+    folder = shared_data / "rgbd_7scenes"
+    places = []
+    for frame, box in (("000000", "363,164,400,203"), ("000500", "126,251,161,296")):
+        code, out, _ = run(
+            "where", folder / f"frame-{frame}.color.jpg", "the white mug", "--frames", folder, "--box", box, "--json"
+        )
+        (record,) = map(json.loads, out.splitlines())
+        assert code == 0 and record["trusted"] and record["locator"] == "given" and record["frame"] == "world"
+        places.append(record["xyz"])
+    assert np.linalg.norm(np.subtract(*places)) < 0.06  # half of a mug's width: each frame sees another side
+    for boxes, told in (
+        (["--box", "1,2,3,4"] * 2, "2 boxes and 1 phrases"),
+        (["--box", "0,0,641,9"], "leaves the picture, which is 640 × 480"),
+        (["--box", "5,5,5,9"], "no box"),
+        (["--box", "a mug"], "no box"),
+        (["--box", "1,2,nan,9"], "no box"),
+    ):
+        code, _, err = run("where", folder / "frame-000000.color.jpg", "the mug", "--frames", folder, *boxes)
+        assert code == 2 and told in err, err
+    code, _, err = run("where", "the mug", "--frames", folder, "--box", "1,2,3,4")
+    assert code == 2 and "boxes are those of one picture" in err
+
+
 def test_bad_calls_are_one_sentence(run, models, photo, tmp_path):
     (tmp_path / "wide.json").write_text(json.dumps({"K": np.eye(3).tolist(), "width": 400, "height": 41}))
     (tmp_path / "mirror.json").write_text(json.dumps(np.diag([1, 1, -1, 1]).tolist()))

@@ -3,6 +3,7 @@
     locator_of(model)                      a model with its own `locate` (Florence-2, Kosmos-2, PaliGemma)
     locator_of(llava)                      asked "Where is the red mug?", it answers in places: <loc_211><loc_430>…
     locator_of(detector, reranker)         boxes of known classes; a CLIP says which crop fits the phrase
+    GivenLocator(boxes)                    told by a person, or by another program
 
 Labels index the caller's phrases; a phrase that names nothing in the picture has no box. Scores are 0 … 1 and mean
 different things, so a locator says from which score on it is to be believed (`least`); what is below is left out.
@@ -44,6 +45,40 @@ class Locator(Protocol):
     def locate(self, picture: Picture, phrases: Sequence[str]) -> Boxes:
         """Boxes in pixels of the original upright picture; labels index `phrases`."""
         ...
+
+
+class GivenLocator:
+    """Boxes that somebody gives: one for each phrase, (left, top, right, bottom) in pixels of the upright picture."""
+
+    name, least = "given", 0.0
+
+    def __init__(self, boxes: Sequence[str | Sequence[float]]) -> None:
+        self.boxes = [_edges(box) for box in boxes]
+
+    def locate(self, picture: Picture, phrases: Sequence[str]) -> Boxes:
+        """Raises UsageError where boxes and phrases differ in number, or a box is not inside the picture."""
+        phrases = clean(phrases)
+        if len(self.boxes) != len(phrases):
+            raise UsageError(
+                f"there are {len(self.boxes)} boxes and {len(phrases)} phrases; give one box for each phrase, in order."
+            )
+        width, height = picture.original_size
+        for left, top, right, bottom in self.boxes:
+            if left < 0 or top < 0 or right > width or bottom > height:
+                raise UsageError(
+                    f"the box {left:g},{top:g},{right:g},{bottom:g} leaves the picture, which is {width} × {height} pixels."
+                )
+        return _together([(i, np.array([box]), np.ones(1)) for i, box in enumerate(self.boxes)], phrases, width, height)
+
+
+def _edges(box: str | Sequence[float]) -> tuple[float, float, float, float]:
+    try:
+        left, top, right, bottom = (float(edge) for edge in (box.split(",") if isinstance(box, str) else box))
+    except (TypeError, ValueError):
+        left = top = right = bottom = float("nan")
+    if not (left < right < float("inf") and top < bottom < float("inf")):
+        raise UsageError(f"{box!r} is no box; give left,top,right,bottom in pixels, such as 120,80,190,160.")
+    return left, top, right, bottom
 
 
 class ModelLocator:

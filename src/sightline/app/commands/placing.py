@@ -114,6 +114,10 @@ def where(
         Path | None, typer.Option("--to-base", help="JSON, 4×4: camera → base of a robot; then its calls are said.")
     ] = None,
     widest: Annotated[float | None, typer.Option("--widest", help="Metres that the gripper opens.")] = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option("--box", metavar="L,T,R,B", help="Where a phrase is, in pixels, told by you: one for each phrase."),
+    ] = None,
     grounder: Grounder = SPEAKS,
     reranker: Reranker = None,
     depth_model: DepthModel = MEASURES,
@@ -130,8 +134,8 @@ def where(
     picture, phrases = split_picture(words, frames is not None)
     done = run(
         picture, phrases, frames=frames, views=views, depth=depth, depth_scale=depth_scale, resize_depth=resize_depth,
-        scale_from=scale_from or (), camera=camera, fov=fov, to_base=to_base, widest=widest, grounder=grounder,
-        reranker=reranker, depth_model=depth_model, out=out, device=device, dtype=dtype,
+        scale_from=scale_from or (), camera=camera, fov=fov, to_base=to_base, widest=widest, boxes=box or (),
+        grounder=grounder, reranker=reranker, depth_model=depth_model, out=out, device=device, dtype=dtype,
     )  # fmt: skip
     for remark in done.notes:
         note(f"note: {remark}")

@@ -18,7 +18,7 @@ from sightline.media.aligned import PosedFolder, View, read_posed_folder
 from sightline.media.frames import Pose
 from sightline.media.pixels import as_picture
 from sightline.pipelines.actions import Call
-from sightline.pipelines.grounding import clean
+from sightline.pipelines.grounding import GivenLocator, clean
 from sightline.pipelines.places import Place
 from sightline.pipelines.scaling import Anchor
 from sightline.pipelines.where import Finder, Sight, chosen_views, sight_of, to_base_of
@@ -92,6 +92,7 @@ def where(
     fov: float | None = None,
     to_base: Pose | Mapping[str, Any] | Sequence[Any] | str | Path | None = None,
     widest: float | None = None,
+    boxes: Sequence[str | Sequence[float]] = (),
     grounder: Grounder = SPEAKS,
     reranker: Reranker = None,
     depth_model: Any = MEASURES,
@@ -107,6 +108,7 @@ def where(
     that folder, this frame alone.
     scale_from: measured distances that make relative depth metric: "310,200=1.2m". to_base: camera (or world) → base of a
     robot, for its calls; widest: metres its gripper opens.
+    boxes: of one picture, one for each phrase, (left, top, right, bottom) in pixels, in place of a grounder.
     grounder: a model that grounds, or a detector with a `reranker`. out: a folder for the drawn picture, page and JSON.
     Raises what stands in the way of all phrases; a phrase that is not placed is a Place that says why.
     """
@@ -127,7 +129,9 @@ def where(
         shown = picture if isinstance(picture, (str, Path, Picture)) else as_picture(picture)
         sight = sight_of(shown, depth=depth, depth_scale=depth_scale, camera=camera, fov=fov, resize_depth=resize_depth)
         source, sights, seen = sight.name, [sight], []
-    locator = open_locator(grounder, reranker, device, dtype)
+    if boxes and len(sights) > 1:
+        raise UsageError("boxes are those of one picture; name the frame that they are of, or leave --box out.")
+    locator = GivenLocator(boxes) if boxes else open_locator(grounder, reranker, device, dtype)
     measure = None if sights[0].depth is not None else open_depth(depth_model, device, dtype)
     finder = Finder(locator, measure, anchors=anchors)
     began = time.perf_counter()
