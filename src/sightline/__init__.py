@@ -47,12 +47,13 @@ if TYPE_CHECKING:
     from sightline.media import Picture, find_pictures, read_picture
     from sightline.models.contrastive.embedder import Embedder
     from sightline.models.zoo import load
-    from sightline.pipelines import Answer, Answerer
+    from sightline.pipelines import Answer, Answerer, Example
 
 _HOME = {  # public name → the module that holds it
     "Answer": "pipelines",
     "Answerer": "pipelines",
     "Embedder": "models.contrastive.embedder",
+    "Example": "pipelines",
     "Picture": "media",
     "SightlineError": "errors",
     "ablate": "app.verbs.ablating",
@@ -101,6 +102,7 @@ __all__ = [
     "Answer",
     "Answerer",
     "Embedder",
+    "Example",
     "Picture",
     "SightlineError",
     "ablate",

@@ -63,3 +63,14 @@ def test_the_forecast_of_memory_beside_what_was_taken(tmp_path: Path) -> None:
         measure_memory("openai/clip-vit-base-patch32")
     with pytest.raises(UsageError, match=r"choose float32 or bfloat16"):
         measure_memory(tmp_path, dtype="int8")
+
+
+def test_words_that_look_at_a_picture_beside_the_text() -> None:
+    """IDEFICS: 257 tokens of the tower and 64 latents; 64 words and the picture's three ids; 32 layers keep the words, 8
+    gated blocks the 64 latents."""
+    done = cost("HuggingFaceM4/idefics-9b")
+    picture, language = done.towers
+    assert done.parameters == 8_929_679_632
+    assert (picture.tokens, language.tokens) == (257 + 64, 67)
+    assert (picture.layers, language.layers) == (32 + 6, 32 + 8)
+    assert language.cache_bytes == 2 * 2 * 4096 * (32 * 67 + 8 * 64)

@@ -85,10 +85,10 @@ def test_bad_input(folders: dict[str, Path]) -> None:
 def test_full_size_configs_are_the_published_ones() -> None:
     from sightline.app.verbs.cost import on_meta
     from sightline.app.verbs.inspect_resolution import MODELS
-    from sightline.models.vlm import internvl, llava_next, paligemma, pixtral, qwen2_vl
+    from sightline.models.vlm import idefics, internvl, llava_next, paligemma, pixtral, qwen2_vl
 
     published = {}
-    for family in (internvl, llava_next, paligemma, pixtral, qwen2_vl):
+    for family in (idefics, internvl, llava_next, paligemma, pixtral, qwen2_vl):
         published |= family.VARIANTS
     for name in MODELS:
         assert name in KNOWN

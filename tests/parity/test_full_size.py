@@ -15,9 +15,15 @@ from sightline.models.contrastive.siglip import SigLIP
 from sightline.models.contrastive.siglip2 import SigLIP2
 from sightline.models.vision import vit
 from sightline.models.vision.vit import ViTClassifier
+from sightline.models.vlm import idefics
+from sightline.models.vlm.idefics import Idefics
 
 WIDE = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
 LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+FLAMINGO = {
+    "additional_vocab_size": 2, "cross_layer_interval": 4, "qk_layer_norms": True, "use_resampler": True,
+    "vision_config": {"embed_dim": 1280}, "perceiver_config": {"qk_layer_norms_perceiver": True},
+}  # fmt: skip
 CASES = {  # values of the official config.json files where they differ from the defaults
     "openai/clip-vit-base-patch32": (CLIP, transformers.CLIPModel, transformers.CLIPConfig, {}, 151_277_313),
     "openai/clip-vit-large-patch14-336": (
@@ -49,6 +55,17 @@ CASES = {  # values of the official config.json files where they differ from the
         SigLIP2, transformers.Siglip2Model, transformers.Siglip2Config, {"text_config": {"vocab_size": 256_000}},
         375_234_050,
     ),
+    "HuggingFaceM4/idefics-9b": (
+        Idefics, transformers.IdeficsForVisionText2Text, transformers.IdeficsConfig, FLAMINGO, 8_929_679_632,
+    ),
+    "HuggingFaceM4/idefics-80b": (
+        Idefics, transformers.IdeficsForVisionText2Text, transformers.IdeficsConfig,
+        {
+            **FLAMINGO, "hidden_size": 8192, "intermediate_size": 22016, "num_hidden_layers": 80,
+            "num_attention_heads": 64,
+        },
+        79_967_843_624,
+    ),
 }  # fmt: skip
 
 
@@ -62,7 +79,7 @@ def test_parameters_and_names(name):
     assert sum(p.numel() for p in reference.parameters()) == count
     shapes = {k: tuple(v.shape) for k, v in reference.state_dict().items()}
     assert {k: tuple(v.shape) for k, v in mine.official_state().items()} == shapes
-    assert (clip.VARIANTS | siglip.VARIANTS).get(name, count) == count
+    assert (clip.VARIANTS | siglip.VARIANTS | idefics.VARIANTS).get(name, count) == count
 
 
 def test_vit_parameters_and_names():

@@ -15,7 +15,7 @@ from sightline.errors import DataError, StoreError
 from sightline.training import PairBatches, open_pairs
 from sightline.training import cache as caches
 from sightline.training.augment import Augment, sample
-from sightline.training.batches import Order
+from sightline.training.batches import Curriculum, Order
 from sightline.training.cache import CachedPictures, DecodedPictures, square
 from sightline.training.tokenizer import train_tokenizer
 from training.stand_ins import COLOURS, in_memory, write_squares
@@ -50,6 +50,22 @@ def test_an_epoch_shows_everything_once_and_the_next_in_another_order() -> None:
     again = Order(13, 4, seed=3)
     assert np.array_equal(again.numbers(5), order.numbers(5))  # without having drawn the steps before
     assert not np.array_equal(Order(13, 4, seed=4).numbers(0), order.numbers(0))
+
+
+def test_a_curriculum_begins_with_some_of_the_things() -> None:
+    things = np.arange(100, 113)  # 13, in batches of 3: 4 steps an epoch
+    some, more = [103, 107, 109], [103, 105, 107, 109, 111]
+    plan = Curriculum(things, 3, seed=5, phases=[(2, some), (0, [101, 102, 104]), (3, more)])
+    assert plan.steps_per_epoch == 4
+    for step in range(2):
+        assert sorted(plan.numbers(step).tolist()) == some  # all three, every time
+    for step in range(2, 5):
+        shown = plan.numbers(step)
+        assert set(shown.tolist()) < set(more) and len(set(shown.tolist())) == 3
+        assert shown.tolist() == [more[n] for n in Order(5, 3, seed=5).numbers(step)]
+    for step in range(5, 12):
+        assert np.array_equal(plan.numbers(step), things[Order(13, 3, seed=5).numbers(step)])
+    assert np.array_equal(Curriculum(range(13), 3, seed=5).numbers(6), Order(13, 3, seed=5).numbers(6))
 
 
 def test_a_batch_is_a_function_of_its_step(tmp_path: Path) -> None:

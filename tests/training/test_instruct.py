@@ -62,8 +62,8 @@ def test_the_loss_is_the_mean_over_learned_tokens_of_the_batch(tmp_path: Path) -
     # By the model's own forward pass, one sample at a time, with every logit.
     total, count = 0.0, 0
     pictures = run.lessons.pictures
-    for number in run.lessons.order.numbers(0):
-        sample = run.lessons.sample(run.lessons.usable[number], 0)
+    for number in run.lessons.curriculum.numbers(0).tolist():
+        sample = run.lessons.sample(number, 0)
         ids, labels = (torch.from_numpy(a).long()[None] for a in (sample.ids, sample.labels))
         pixels = PictureTensors(run.lessons.data.picture_names, run.lessons.data.read,
                                 run.model.processor.pictures).pixels(sample.pictures)  # fmt: skip
@@ -120,7 +120,7 @@ def test_transformers_computes_the_same_losses(tmp_path: Path) -> None:
         ours_by.zero_grad()
         ours = float(run.objective.accumulate(run.model, batch, step())["loss"])
         ours_by.step()
-        samples = [run.lessons.sample(run.lessons.usable[n], 0) for n in run.lessons.order.numbers(number)]
+        samples = [run.lessons.sample(n, 0) for n in run.lessons.curriculum.numbers(number).tolist()]
         samples.sort(key=len)  # as the batch
         pixels = seen.pixels([p for s in samples for p in s.pictures])
         mask = (batch["segments"] >= 0).long()
@@ -303,6 +303,9 @@ def test_drawn_data_is_looked_at_before_the_first_step(tmp_path: Path) -> None:
 
         def __len__(self) -> int:
             return 5
+
+        def phases(self) -> list[tuple[int, list[int]]]:
+            return []
 
         def variants(self, number: int) -> int:
             return 1

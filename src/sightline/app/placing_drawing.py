@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from sightline.app.figures import colours, font
 from sightline.media import Boxes, DepthMap, Picture
+from sightline.media.points import Points
 from sightline.pipelines.places import Place
 
 Pixels = UInt8[np.ndarray, "height width 3"]
@@ -28,6 +29,18 @@ def boxes_drawn(picture: Picture, boxes: Boxes) -> Pixels:
     return np.asarray(sheet)
 
 
+def points_drawn(picture: Picture, points: Points) -> Pixels:
+    """Every point as a cross with its phrase and score, one colour per phrase."""
+    sheet, scale = _sheet(picture)
+    pen = ImageDraw.Draw(sheet)
+    for (x, y), label, score in zip(points.xy.tolist(), points.labels.tolist(), points.scores.tolist(), strict=True):
+        colour = PALETTE[label % len(PALETTE)]
+        _cross(pen, x * scale, y * scale, colour)
+        text = f"{points.phrases[label]} {score:.2f}"
+        _label(pen, sheet, text, colour, left=x * scale + 6, top=y * scale - 8, bottom=y * scale + 8)
+    return np.asarray(sheet)
+
+
 def places_drawn(picture: Picture, places: Sequence[Place]) -> Pixels:
     """Each place with its box, the pixel that was lifted (a cross), and its metres or why there are none."""
     sheet, scale = _sheet(picture)
@@ -42,9 +55,7 @@ def places_drawn(picture: Picture, places: Sequence[Place]) -> Pixels:
         _box(pen, sheet, place.box, scale, text, colour)
         if place.pixel is not None:
             x, y = ((v + 0.5) * scale for v in place.pixel)
-            for wide, ink in ((4, (255, 255, 255)), (2, colour)):
-                pen.line([(x - 8, y), (x + 8, y)], fill=ink, width=wide)
-                pen.line([(x, y - 8), (x, y + 8)], fill=ink, width=wide)
+            _cross(pen, x, y, colour)
     return np.asarray(sheet)
 
 
@@ -77,6 +88,25 @@ def _box(
     top, bottom = (min(max(v, 0), sheet.height - 1) for v in (top, bottom))
     pen.rectangle([left, top, right, bottom], outline=(255, 255, 255), width=4)
     pen.rectangle([left + 1, top + 1, max(left + 1, right - 1), max(top + 1, bottom - 1)], outline=colour, width=2)
+    _label(pen, sheet, text, colour, left, top, bottom)
+
+
+def _cross(pen: ImageDraw.ImageDraw, x: float, y: float, colour: tuple[int, ...]) -> None:
+    for wide, ink in ((4, (255, 255, 255)), (2, colour)):
+        pen.line([(x - 8, y), (x + 8, y)], fill=ink, width=wide)
+        pen.line([(x, y - 8), (x, y + 8)], fill=ink, width=wide)
+
+
+def _label(
+    pen: ImageDraw.ImageDraw,
+    sheet: Image.Image,
+    text: str,
+    colour: tuple[int, ...],
+    left: float,
+    top: float,
+    bottom: float,
+) -> None:
+    """Words above a thing, or below where there is no room."""
     letters = font(13)
     text = text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…"
     text = text.encode("latin-1", "replace").decode("latin-1")

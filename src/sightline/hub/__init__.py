@@ -1,7 +1,7 @@
 """Weights in and out: references, configs, safetensors, key tables, manifests. No model is known here."""
 
 from sightline.hub.config import Config, read_json, write_json
-from sightline.hub.keys import Fused, KeyTable, Shaped, Split, Turned
+from sightline.hub.keys import Fused, KeyTable, Shaped, Split, Swapped, Turned
 from sightline.hub.manifest import Manifest
 from sightline.hub.model import Model
 from sightline.hub.resolve import built_in_names, resolve
@@ -15,6 +15,7 @@ __all__ = [
     "Model",
     "Shaped",
     "Split",
+    "Swapped",
     "Turned",
     "built_in_names",
     "digest",

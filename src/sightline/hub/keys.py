@@ -40,6 +40,13 @@ class Turned:
 
 
 @dataclass(frozen=True)
+class Swapped:
+    """The two halves of their tensor along axis 0 stand the other way round in ours (up before gate: Molmo 2)."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class Split:
     """Their one tensor is several of ours, stacked along axis 0: our names, and how many equal shares each takes."""
 
@@ -47,7 +54,7 @@ class Split:
     shares: tuple[int, ...]
 
 
-Target = str | Fused | Shaped | Turned | Split | None
+Target = str | Fused | Shaped | Turned | Swapped | Split | None
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,8 @@ class KeyTable:
                 parts = [tensor.reshape((1,) * match.target.ones + tensor.shape)]
             elif isinstance(match.target, Turned):
                 parts = [tensor.T]
+            elif isinstance(match.target, Swapped):
+                parts = [cat(tensor.chunk(2)[::-1])]
             elif isinstance(match.target, Fused):
                 parts = tensor.chunk(len(match.theirs))
             else:
@@ -150,6 +159,8 @@ def _ours(parts: list[Tensor], match: Match, name: str, shape: Size) -> Tensor:
         return cat(parts) if alike else parts[0]
     if isinstance(target, Turned) and parts[0].dim() == 2:
         return parts[0].T
+    if isinstance(target, Swapped) and parts[0].dim():
+        return cat(parts[0].chunk(2)[::-1])
     if isinstance(target, Shaped) and parts[0].numel() == shape.numel():
         return parts[0].reshape(shape)
     if isinstance(target, Split) and parts[0].dim() and parts[0].shape[0] % sum(target.shares) == 0:
@@ -182,6 +193,8 @@ def _renamed(target: Target, prefix: str) -> Target:
             return Shaped(prefix + name, ones)
         case Turned(name):
             return Turned(prefix + name)
+        case Swapped(name):
+            return Swapped(prefix + name)
         case Split(names, shares):
             return Split(tuple(prefix + name for name in names), shares)
 

@@ -45,6 +45,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "CLIPImageProcessor": {**_CLIP, "do_convert_rgb": True},
     "BitImageProcessor": {**_CLIP, "do_convert_rgb": True},
     "BlipImageProcessor": {"do_convert_rgb": True, "size": {"height": 384, "width": 384}},
+    "IdeficsImageProcessor": {"do_convert_rgb": True},
     "SiglipImageProcessor": {"do_convert_rgb": True, "image_mean": HALF, "image_std": HALF},
     "ViTImageProcessor": {"resample": 2, "image_mean": HALF, "image_std": HALF},
     "DeiTImageProcessor": {
@@ -56,7 +57,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 SQUARE_BY_NUMBER = {  # "size": 224 of old files
-    "BlipImageProcessor", "SiglipImageProcessor", "ViTImageProcessor", "DeiTImageProcessor",
+    "BlipImageProcessor", "IdeficsImageProcessor", "SiglipImageProcessor", "ViTImageProcessor", "DeiTImageProcessor",
 }  # fmt: skip
 
 

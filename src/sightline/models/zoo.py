@@ -60,6 +60,7 @@ ZOO = {  # (model_type, architecture or "" for any) → module under sightline.m
     ("internvl", ""): ("vlm.internvl", "InternVL"),
     ("internvl_vision", ""): ("vision.intern_vit", "InternViT"),
     ("internvl_chat", ""): ("vlm.internvl", "InternVL"),  # of custom code; the error names the layout to take
+    ("idefics", ""): ("vlm.idefics", "Idefics"),
     ("idefics2", ""): ("vlm.idefics2", "Idefics2"),
     ("idefics2_vision", ""): ("vision.idefics2_vision", "Idefics2Vision"),
     ("interns1", ""): ("vlm.internvl", "InternS1"),
@@ -69,6 +70,7 @@ ZOO = {  # (model_type, architecture or "" for any) → module under sightline.m
     ("llava_llama", ""): ("vlm.llava_original", "OriginalLlava"),
     ("kosmos-2", ""): ("vlm.kosmos2", "Kosmos2"),
     ("qwen2_vl", ""): ("vlm.qwen2_vl", "Qwen2VL"),
+    ("molmo2", ""): ("vlm.molmo2", "Molmo2"),
     ("blip", "BlipForConditionalGeneration"): ("vlm.blip", "BlipCaptioner"),
     ("blip", "BlipForQuestionAnswering"): ("vlm.blip", "BlipAnswerer"),
     ("blip", "BlipForImageTextRetrieval"): ("vlm.blip", "BlipMatcher"),

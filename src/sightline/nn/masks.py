@@ -21,6 +21,7 @@ def attention_bias(
     padding: Bool[Tensor, "batch keys"] | Int[Tensor, "batch keys"] | None = None,
     prefix: Int[Tensor, " batch"] | None = None,
     segments: Int[Tensor, "batch keys"] | None = None,
+    together: Bool[Tensor, "batch keys"] | None = None,
 ) -> Float[Tensor, "#batch 1 queries keys"] | None:
     """The bias for one attention call, or None when everybody sees everybody.
 
@@ -30,6 +31,7 @@ def attention_bias(
     padding: 1 for real keys, 0 for padding. prefix: the first `prefix` keys see one another, however far apart; the
     rest is causal, and sees of them what its window holds (prefix-LM).
     segments: a key is seen only by queries of its own segment (packing; block-diagonal attention).
+    together: keys that all see one another, wherever they stand (Molmo 2's pictures); of a causal mask.
     """
     position = torch.arange(keys, device=like.device)
     asking = position[keys - queries :]
@@ -42,6 +44,8 @@ def attention_bias(
     if prefix is not None and seen is not None:
         inside = position < prefix[:, None]
         seen = seen | (inside[:, keys - queries :, None] & inside[:, None, :])[:, None]
+    if together is not None and seen is not None:
+        seen = seen | (together[:, keys - queries :, None] & together[:, None, :])[:, None]
     if padding is not None:
         real = padding.bool()[:, None, None, :]
         seen = real if seen is None else seen & real

@@ -2,5 +2,6 @@
 
 from sightline.pipelines.answer import Answer, Answered, Choice, Request
 from sightline.pipelines.answering import Answerer, Conversation
+from sightline.pipelines.examples import Example
 
-__all__ = ["Answer", "Answered", "Answerer", "Choice", "Conversation", "Request"]
+__all__ = ["Answer", "Answered", "Answerer", "Choice", "Conversation", "Example", "Request"]

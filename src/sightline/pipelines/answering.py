@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import cached_property
 from itertools import islice
@@ -25,6 +25,7 @@ from sightline.models.contrastive.embedder import as_source
 from sightline.models.language.chat import Message
 from sightline.models.language.generate import Generation
 from sightline.pipelines.answer import Answer, Answered, Request, chosen, spoken
+from sightline.pipelines.examples import Example, Shown, Turn, messages_of, require_examples
 from sightline.pipelines.reading import Reads, Row, Seen, reader_of
 from sightline.pipelines.remote import Remote
 from sightline.runtime import batched, batches
@@ -33,7 +34,6 @@ CALIBRATION = "calibration.json"  # in a model's folder: evaluation.Calibration,
 DEFAULT = Generation()  # greedy, 128 tokens at most
 
 OnText = Callable[[str], Any]
-Turn = tuple[str, str]  # what was asked, what was answered
 
 
 class Answerer:
@@ -53,6 +53,8 @@ class Answerer:
         self.model: Any = model
         self.batch_size, self.calibrate, self.limits = batch_size, calibrate, limits or Limits()
         self.threads = threads or min(8, os.cpu_count() or 1)
+        self.examples: tuple[Example, ...] = ()
+        self.shown: Shown | None = None
 
     def with_calibration(self, calibrate: bool) -> Answerer:
         """The same at work with or without the calibration."""
@@ -63,11 +65,29 @@ class Answerer:
         twin.__dict__.pop("calibration", None)
         return twin
 
+    def with_examples(self, examples: Sequence[Example | Mapping[str, Any]]) -> Answerer:
+        """The same with these before every question, in place of others; their pictures are read and encoded once, here.
+
+        Raises UsageError for a model that takes none, and what stands in the way of reading a picture.
+        """
+        twin = copy.copy(self)
+        twin.__dict__.pop("calibration", None)
+        twin.examples, twin.shown = tuple(Example.of(one) for one in examples), None
+        if twin.examples:
+            require_examples(twin.examples, self.reader)
+            inputs = [self.reader.picture_side([p]) for p in self._read([one.picture for one in twin.examples])]
+            features = batched(self.reader.look, inputs, what="pictures")
+            turns = tuple((one.question, one.answer) for one in twin.examples)
+            twin.shown = Shown(turns, tuple(inputs), tuple(features))
+        return twin
+
     @cached_property
     def calibration(self) -> Calibration | None:
-        """The map from what the model claims to how often it is right; None without one."""
+        """The map from what the model claims to how often it is right; None without one, and with examples, for which
+        none was fitted."""
         path = None if self.model.folder is None else self.model.folder / CALIBRATION
-        return Calibration.load(path) if self.calibrate and path is not None and path.is_file() else None
+        wanted = self.calibrate and not self.examples
+        return Calibration.load(path) if wanted and path is not None and path.is_file() else None
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -87,7 +107,7 @@ class Answerer:
         seen = self._seen(_listed(pictures))
         row = self._row(question, seen)
         clean, began = clean_choices(choices, self.reader), time.monotonic()
-        seen.features = self.reader.look(seen.inputs)
+        self._encode([seen])
         return self._choose(row, question, clean, began)
 
     def converse(self, pictures: Any) -> Conversation:
@@ -135,7 +155,7 @@ class Answerer:
                     found.append(Answered(request, place, None))
                 except SightlineError as error:
                     found.append(Answered(request, place, None, str(error)))
-        self._encode([row for _, row in rows])
+        self._encode([row.seen for _, row in rows])
         if choices is None:
             said = batched(lambda some: self.reader.respond(some, options), [r for _, r in rows], what="questions")
             seconds = time.monotonic() - began
@@ -158,23 +178,30 @@ class Answerer:
                     found[number] = Answered(asked.request, asked.place, None, str(error))
         yield from found
 
-    def _encode(self, rows: Sequence[Row]) -> None:
-        """Features of every picture that some question is about, all at once."""
-        seen = list({id(row.seen): row.seen for row in rows}.values())
-        features = iter(batched(self.reader.look, [p for one in seen for p in one.inputs], what="pictures"))
+    def _encode(self, every: Sequence[Seen]) -> None:
+        """Features of every picture that some question is about and that has none yet, all at once."""
+        seen = list({id(one): one for one in every}.values())
+        left = [p for one in seen for p in one.inputs[len(one.features) :]]
+        features = iter(batched(self.reader.look, left, what="pictures") if left else [])
         for one in seen:
-            one.features = list(islice(features, len(one.inputs)))
+            one.features += islice(features, len(one.inputs) - len(one.features))
 
     def _choose(self, row: Row, question: str, choices: Sequence[str], began: float) -> Answer:
-        logprobs = self.reader.score(row, messages_of([], question, len(row.seen.inputs)), choices)
+        logprobs = self.reader.score(row, self._messages(question, row.seen), choices)
         return chosen(choices, logprobs, time.monotonic() - began)
 
     def _row(self, question: str, seen: Seen, turns: Sequence[Turn] = ()) -> Row:
         self.reader.require_text(question)
-        return Row(self.reader.prompt(messages_of(turns, question, len(seen.inputs)), seen), seen)
+        return Row(self.reader.prompt(self._messages(question, seen, turns), seen), seen)
+
+    def _messages(self, question: str, seen: Seen, turns: Sequence[Turn] = ()) -> list[Message]:
+        return messages_of(turns, question, len(seen.inputs) - len(self.examples), self.shown)
 
     def _seen(self, pictures: Sequence[Any]) -> Seen:
-        """Pictures, read and prepared. Raises PictureError for the first that cannot be read."""
+        return self._looked(self._read(pictures))
+
+    def _read(self, pictures: Sequence[Any]) -> list[Picture]:
+        """From files or memory. Raises PictureError for the first that cannot be read."""
         request = Request(tuple(pictures), ())
         ready = decoded(
             _pictures_of([request]), self.reader.picture_side, limits=self.limits, threads=self.threads, source=_source
@@ -184,13 +211,15 @@ class Answerer:
             if isinstance(picture, PictureError):
                 raise picture
             found.append(picture)
-        return self._looked(found)
+        return found
 
     def _looked(self, pictures: Sequence[Picture]) -> Seen:
         most = self.reader.most_pictures
         if most is not None and len(pictures) > most:
             raise UsageError(f"{len(pictures)} pictures were given for one question and this model takes {most}.")
-        return Seen([self.reader.picture_side([picture]) for picture in pictures])
+        own = [self.reader.picture_side([picture]) for picture in pictures]
+        shown = self.shown
+        return Seen(own) if shown is None else Seen([*shown.inputs, *own], list(shown.features))
 
 
 class Conversation:
@@ -215,7 +244,7 @@ class Conversation:
                     on_text(text)
 
         try:
-            self._seen.features = self._seen.features or reader.look(self._seen.inputs)
+            self.answerer._encode([self._seen])
             said = reader.respond([row], options or DEFAULT, hear)[0]
         except KeyboardInterrupt:
             if heard:
@@ -236,17 +265,6 @@ def clean_choices(choices: Sequence[str], reader: Reads) -> list[str]:
     for text in kept:
         reader.require_text(text)
     return kept
-
-
-def messages_of(turns: Sequence[Turn], question: str, pictures: int) -> list[Message]:
-    """A conversation so far and a new question, as messages; the pictures stand before the first question."""
-    messages: list[Message] = []
-    for asked, answer in [*turns, (question, None)]:
-        images = [{"type": "image"}] * (0 if messages else pictures)
-        messages.append({"role": "user", "content": [*images, {"type": "text", "text": asked}]})
-        if answer is not None:
-            messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-    return messages
 
 
 def _listed(pictures: Any) -> list[Any]:

@@ -1,6 +1,7 @@
 """Which box does a phrase mean? One verb, `locate`, over every kind of model that can tell.
 
     locator_of(model)                      a model with its own `locate` (Florence-2, Kosmos-2, PaliGemma)
+    locator_of(molmo)                      a model that points: `points` in the place of boxes
     locator_of(llava)                      asked "Where is the red mug?", it answers in places: <loc_211><loc_430>…
     locator_of(detector, reranker)         boxes of known classes; a CLIP says which crop fits the phrase
     GivenLocator(boxes)                    told by a person, or by another program
@@ -21,6 +22,7 @@ from sightline.errors import UsageError
 from sightline.hub import Model
 from sightline.hub.resolve import BUILT_IN
 from sightline.media import Boxes, Picture
+from sightline.media.points import Points
 from sightline.models.contrastive.dual import DualEncoder
 from sightline.models.contrastive.embedder import Embedder
 from sightline.models.language.generate import Generation
@@ -91,6 +93,25 @@ class ModelLocator:
     def locate(self, picture: Picture, phrases: Sequence[str]) -> Boxes:
         found: Boxes = self.model.locate(picture, clean(phrases))
         return found[found.scores >= self.least]
+
+
+class PointLocator:
+    """A model that points (Molmo 2). A point has no extent, and no box is made up for it: what needs boxes is refused."""
+
+    def __init__(self, model: Any, least: float = 0.05) -> None:
+        self.model, self.name, self.least = model, type(model).__name__, least
+
+    def points(self, picture: Picture, phrases: Sequence[str]) -> Points:
+        """Points in pixels of the original upright picture; labels index `phrases`."""
+        found: Points = self.model.point(picture, clean(phrases))
+        return found[found.scores >= self.least]
+
+    def locate(self, picture: Picture, phrases: Sequence[str]) -> Boxes:
+        """Raises UsageError: there are no boxes."""
+        raise UsageError(
+            f"{self.name} points and tells no boxes, which are needed here; name a model that does (Florence-2, Kosmos-2, "
+            "PaliGemma, LLaVA with places) or a detector. `sightline locate` lists its points."
+        )
 
 
 class SpokenLocator:
@@ -204,6 +225,8 @@ def locator_of(model: Any, reranker: Embedder | DualEncoder[Any] | None = None) 
         return SpokenLocator(model)
     if hasattr(model, "locate"):
         return ModelLocator(model)
+    if hasattr(model, "point"):
+        return PointLocator(model)
     if detects(model):
         if isinstance(reranker, DualEncoder):
             reranker = Embedder(reranker)

@@ -136,7 +136,8 @@ def told(
 def settings(answerer: Answerer, choices: Sequence[str] | None, options: Generation | None) -> str:
     """Short name of everything but picture and question that decides about an answer."""
     calibration = None if answerer.calibration is None else vars(answerer.calibration)
-    parts = [answerer.manifest, repr(options or DEFAULT), list(choices or ()), calibration]
+    parts: list[Any] = [answerer.manifest, repr(options or DEFAULT), list(choices or ()), calibration]
+    parts += [[_stamp(Request((one.picture,), ()), ""), one.answer, one.question] for one in answerer.examples]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -22,6 +22,7 @@ from sightline.models.contrastive.dual import weights_digest
 from sightline.models.language.chat import Message
 from sightline.models.language.generate import Generated, Generation, Piece, Prefix, respond
 from sightline.models.language.tokenizers import token_name
+from sightline.models.vlm.idefics import Idefics
 from sightline.models.vlm.processor import VLMProcessor
 from sightline.models.vlm.spliced import Spliced
 
@@ -83,12 +84,13 @@ class Reads(Protocol):
 
 
 class SplicedReader:
-    """A decoder whose text has picture features in the place of placeholders."""
+    """A decoder whose text has picture features in the place of placeholders. converses: it reads several turns."""
 
     most_pictures: int | None = None
 
     def __init__(self, model: Any) -> None:
         self.model, self.processor = model, model.processor
+        self.converses: bool = model.processor.CONVERSES
         self.language, self.tokenizer = model.language, model.processor.tokenizer
         self.picture_side = model.processor.pictures
         self.stop = stop_ids(model)
@@ -158,12 +160,12 @@ class SplicedReader:
             prefix = self._read(first.seen, list(head))
             for some in self._fitting(numbers, rows, options):
                 parts = [rows[n].ids[len(head) :] for n in some]
-                show = _renumbered(on_piece, some)
+                show = renumbered(on_piece, some)
                 said |= self._said(some, prefix.respond(parts, options, tokenizer=self.tokenizer, on_tokens=show))
             if not first.seen.kept:
                 first.seen.head = None  # its cache may be hundreds of MB
         for some in self._fitting(alone, rows, options):
-            said |= self._said(some, self._together([rows[n] for n in some], options, _renumbered(on_piece, some)))
+            said |= self._said(some, self._together([rows[n] for n in some], options, renumbered(on_piece, some)))
         return [said[n] for n in range(len(rows))]
 
     def score(self, row: Row, messages: Sequence[Message], choices: Sequence[str]) -> list[list[float]]:
@@ -213,6 +215,9 @@ class SplicedReader:
         a model whose whole prompt sees itself, so that nothing of it can be read before the rest is known."""
         if self.language.prefix_lm:
             return 0
+        together = self.model.together(self._row(ids))
+        if together is not None:
+            return int((together[0].long() * torch.arange(1, len(ids) + 1, device=together.device)).max())
         image = self.processor.image_token_id
         return len(ids) - len(list(takewhile(lambda i: i != image, reversed(ids)))) if image in ids else 0
 
@@ -223,7 +228,8 @@ class SplicedReader:
             with torch.inference_mode():
                 vectors, _ = self.model.embed({"input_ids": ids}, image_features=seen.features)
                 places = self.model.positions(ids, None, self._joined(seen.inputs))
-            prefix = Prefix.read(self.language, inputs_embeds=vectors, position_ids=places)
+            together = self.model.together(ids)
+            prefix = Prefix.read(self.language, inputs_embeds=vectors, position_ids=places, together=together)
             seen.head = (head, replace(prefix, ids=tuple(head)))
         return seen.head[1]
 
@@ -239,8 +245,8 @@ class SplicedReader:
             vectors, mask = self.model.embed(inputs, image_features=features or None)
             places = self.model.positions(ids, mask, self._joined([one for row in rows for one in row.seen.inputs]))
         return respond(
-            self.language, ids, inputs_embeds=vectors, attention_mask=mask, position_ids=places, options=options,
-            tokenizer=self.tokenizer, on_tokens=show,
+            self.language, ids, inputs_embeds=vectors, attention_mask=mask, position_ids=places,
+            together=self.model.together(ids), options=options, tokenizer=self.tokenizer, on_tokens=show,
         )  # fmt: skip
 
     def _joined(self, inputs: Sequence[Inputs]) -> Inputs:
@@ -268,6 +274,7 @@ def reader_of(model: Any) -> Reads:
     """The reader for a model, or for what stands behind an endpoint. Raises UsageError for one that does not speak of
     pictures or came without its processor."""
     from sightline.pipelines.reading_encoded import encoded_reader_of  # these build on this file
+    from sightline.pipelines.reading_interleaved import InterleavedReader
     from sightline.pipelines.remote import Remote
 
     if isinstance(model, Remote):
@@ -275,7 +282,8 @@ def reader_of(model: Any) -> Reads:
     encoded = encoded_reader_of(model)
     if encoded is not None:
         return encoded
-    if not isinstance(model, Spliced):
+    kind = InterleavedReader if isinstance(model, Idefics) else SplicedReader
+    if not isinstance(model, Spliced | Idefics):
         raise UsageError(f"{type(model).__name__} answers no questions about pictures; name a LLaVA checkpoint.")
     if not isinstance(model.processor, VLMProcessor):
         raise UsageError(
@@ -283,7 +291,7 @@ def reader_of(model: Any) -> Reads:
             "fetch the whole checkpoint again."
         )
     model.require_weights()
-    return SplicedReader(model)
+    return kind(model)
 
 
 def stop_ids(model: Any) -> tuple[int, ...]:
@@ -304,5 +312,5 @@ def _common(a: Ids, b: Ids) -> int:
     return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False))))
 
 
-def _renumbered(on_piece: OnPiece | None, numbers: Sequence[int]) -> Callable[[Piece], Any] | None:
+def renumbered(on_piece: OnPiece | None, numbers: Sequence[int]) -> Callable[[Piece], Any] | None:
     return None if on_piece is None else lambda piece: on_piece(numbers[piece.row], piece.text)

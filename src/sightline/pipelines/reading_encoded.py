@@ -23,7 +23,7 @@ from sightline.models.language.chat import Message
 from sightline.models.language.generate import Generation, respond_encoded
 from sightline.models.vlm.blip import BlipAnswerer, BlipCaptioner
 from sightline.models.vlm.blip2 import Blip2
-from sightline.pipelines.reading import Ids, OnPiece, Reads, Row, Said, Seen, SplicedReader, _renumbered
+from sightline.pipelines.reading import Ids, OnPiece, Reads, Row, Said, Seen, SplicedReader, renumbered
 
 
 class Prompt(list[int]):
@@ -121,7 +121,7 @@ class Encoded:
             done = respond_encoded(
                 self.writer, seen.states, seen.mask,
                 start=torch.tensor([starts[n] for n in some], device=seen.states.device), options=options,
-                tokenizer=self.tokenizer, on_tokens=_renumbered(on_piece, some),
+                tokenizer=self.tokenizer, on_tokens=renumbered(on_piece, some),
             )  # fmt: skip
             said |= SplicedReader._said(some, done)
         return [said[n] for n in range(len(rows))]

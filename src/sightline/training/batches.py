@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,32 @@ class Order:
             generator = torch.Generator().manual_seed(mixed(self.seed, epoch, 1))
             known = self.known = (epoch, torch.randperm(self.n, generator=generator).numpy())
         return known[1][place * self.batch_size : (place + 1) * self.batch_size]
+
+
+class Curriculum:
+    """The order of a run that begins with some of the things (Bengio et al. 2009) and goes on with all of them.
+
+    things: their numbers. phases: one after another, how many steps and the things that these alone draw from.
+    """
+
+    def __init__(
+        self, things: Sequence[int] | np.ndarray, batch_size: int, seed: int,
+        phases: Sequence[tuple[int, Sequence[int] | np.ndarray]] = (),
+    ) -> None:  # fmt: skip
+        self.things, self.order = np.asarray(things), Order(len(things), batch_size, seed)
+        ends = accumulate(steps for steps, _ in phases)
+        self.phases = [
+            (end, np.asarray(some), Order(len(some), batch_size, seed))
+            for end, (_, some) in zip(ends, phases, strict=True)
+        ]
+        self.steps_per_epoch = self.order.steps_per_epoch
+
+    def numbers(self, step: int) -> np.ndarray:
+        """The things of the world's batch at `step`, by their numbers."""
+        now = ((some, order) for end, some, order in self.phases if step < end)
+        things, order = next(now, (self.things, self.order))
+        numbers: np.ndarray = things[order.numbers(step)]
+        return numbers
 
 
 class PairBatches:

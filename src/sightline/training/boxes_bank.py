@@ -1,23 +1,20 @@
 """The tabletop world as pictures with boxes: scenes drawn once into shards, each thing with its kind and its box.
 
-A shard is one safetensors file: pictures [n, s, s, 3] uint8; boxes [things, 4] as edges in pixels, labels [things] as
-numbers of KINDS, and which things belong to which picture. It appears whole or not at all, so drawing is resumable.
+A shard holds pictures [n, s, s, 3] uint8; boxes [things, 4] as edges in pixels, labels [things] as numbers of KINDS,
+and which things belong to which picture.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from safetensors import safe_open
-from safetensors.numpy import save_file
 from torch import Tensor
 
+from sightline.training.shards import Drawn, drawn_shards, read_shard
 from sightline.worlds import tabletop
 
 SHARD = 2000  # scenes in a shard
@@ -47,19 +44,15 @@ class BoxBank:
         self, folder: Path, *, count: int, size: int, split: str = "train", shard: int | None = None,
         workers: int | None = None, quiet: bool = False,
     ) -> None:  # fmt: skip
-        folder.mkdir(parents=True, exist_ok=True)
-        shard = SHARD if shard is None else shard
-        shards = -(-count // shard)
+        each = SHARD if shard is None else shard
         self.source = f"worlds.tabletop, {split}, boxes"
-        self.stem = f"boxes-{split}-{size}-{FORMAT}-{shard}"
-        paths = [folder / f"{self.stem}-{number:05d}.safetensors" for number in range(shards)]
-        for number, path in enumerate(paths):
-            if not path.exists():
-                _draw(path, number, shard, split, size, workers)
-                if not quiet:
-                    print(f"drew {(number + 1) * shard:,} of {shards * shard:,} scenes", file=sys.stderr, flush=True)
-        self.shards = [_read(path) for path in paths]
-        self.count, self.size, self.shard = shards * shard, size, shard
+        self.stem = f"boxes-{split}-{size}-{FORMAT}-{each}"
+        paths = drawn_shards(
+            folder, self.stem, lambda number: _draw(number, each, split, size, workers), count=count, each=each,
+            quiet=quiet,
+        )  # fmt: skip
+        self.shards = [Shard(**read_shard(path)) for path in paths]
+        self.count, self.size, self.shard = len(paths) * each, size, each
         self.problems: list[str] = []
 
     def __len__(self) -> int:
@@ -82,7 +75,7 @@ class BoxBank:
         return f"{self.stem}-{self.count}"
 
 
-def _draw(path: Path, number: int, shard: int, split: str, size: int, workers: int | None) -> None:
+def _draw(number: int, shard: int, split: str, size: int, workers: int | None) -> Drawn:
     pictures: list[np.ndarray] = []
     first, labels = [0], list[int]()
     boxes: list[Sequence[float]] = []
@@ -94,15 +87,7 @@ def _draw(path: Path, number: int, shard: int, split: str, size: int, workers: i
                 labels.append(tabletop.KINDS.index(thing.kind))
                 boxes.append(thing.box_visible)
         first.append(len(labels))
-    tensors = {
+    return {
         "pictures": np.stack(pictures), "first": np.array(first, np.int64), "labels": np.array(labels, np.int16),
         "boxes": np.array(boxes, np.float32).reshape(-1, 4),
     }  # fmt: skip
-    temporary = path.with_suffix(f".{os.getpid()}.part")
-    save_file(tensors, temporary)
-    os.replace(temporary, path)
-
-
-def _read(path: Path) -> Shard:
-    with safe_open(path, framework="pt") as file:
-        return Shard(*(file.get_tensor(name) for name in ("pictures", "first", "labels", "boxes")))

@@ -92,12 +92,12 @@ class CachedPictures:
                 state["broken"] |= {str(i): why for i, why in zip(block, pool.map(one, block), strict=True) if why}
                 pixels.flush()
                 state["done"] = block.stop
-                _replace(journal, json.dumps(state))
+                replace_text(journal, json.dumps(state))
                 if not quiet:
                     rate = (block.stop - begun) / (time.perf_counter() - started)
                     print(f"decoding {block.stop}/{len(data)}  {rate:.0f} pictures/s", file=sys.stderr)
         os.replace(fresh, self.file)
-        _replace(self.notes, json.dumps({"broken": state["broken"]}))
+        replace_text(self.notes, json.dumps({"broken": state["broken"]}))
         journal.unlink()
 
 
@@ -144,7 +144,8 @@ def _reserve(path: Path, shape: tuple[int, ...], again: bool) -> np.memmap[Any, 
     return pixels
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
+    """Write a whole file or none: it is on the disk before it takes the place of what was there."""
     fresh = path.with_name(path.name + ".new")
     with fresh.open("w") as file:
         file.write(text)

@@ -27,7 +27,7 @@ from sightline.training.diagnosis import Evidence, diagnose
 from sightline.training.loop import Progress, fit
 from sightline.training.readers import PairData, open_pairs
 from sightline.training.recipes import Recipe, recipe
-from sightline.training.train import _loaded, build
+from sightline.training.train import build, loaded
 
 SAMPLES = 8
 SECONDS = 120.0
@@ -48,8 +48,8 @@ class Check:
     losses: list[float] = field(default_factory=list)
 
 
-class _Stop(Exception):
-    pass
+class Stop(Exception):
+    """Raised by a callback: the check knows enough."""
 
 
 def check(
@@ -59,7 +59,7 @@ def check(
     """Overfit 8 pairs with the recipe's own learning rate, freezing and objective (no augmentation, no decay)."""
     plan = recipe(recipe_name or ("fine-tune" if model is not None else "flickr"), settings)
     data = pairs if isinstance(pairs, PairData) else open_pairs(pairs, templates=templates)
-    two_towers = build(plan, data) if model is None else _loaded(model)
+    two_towers = build(plan, data) if model is None else loaded(model)
     chosen, problems = _choose(data, two_towers, pictures)
     if problems:
         return Check(passed=False, findings=problems)
@@ -83,13 +83,13 @@ def overfit(model: nn.Module, batch: dict[str, Tensor], plan: Recipe, *, seconds
         losses.append(progress.figures["loss"])
         learned = progress.figures["loss"] < goal
         if learned or not math.isfinite(losses[-1]) or time.perf_counter() - started > seconds:
-            raise _Stop
+            raise Stop
 
     try:
         with tempfile.TemporaryDirectory() as out:
-            objective = Contrastive(duplicates="keep")
-            fit(model, objective, _Same(batch), options, out, callbacks=[watch], quiet=True, save=False)
-    except _Stop:
+            objective, same = Contrastive(duplicates="keep"), SameBatch(batch, len(batch["pixel_values"]))
+            fit(model, objective, same, options, out, callbacks=[watch], quiet=True, save=False)
+    except Stop:
         pass
     except TrainingError as error:
         return Check(passed=False, findings=[str(error)], losses=losses, steps=len(losses))
@@ -156,13 +156,13 @@ class _Held:
         return torch.stack([self.by_number[int(n)] for n in numbers])
 
 
-class _Same:
+class SameBatch:
     """The same batch at every step."""
 
     steps_per_epoch = 1
 
-    def __init__(self, batch: dict[str, Tensor]) -> None:
-        self.only, self.batch_size = batch, batch["pixel_values"].shape[0]
+    def __init__(self, batch: dict[str, Tensor], batch_size: int) -> None:
+        self.only, self.batch_size = batch, batch_size
 
     def batch(self, step: int, rank: int = 0, size: int = 1) -> dict[str, Tensor]:
         return self.only

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sightline.errors import TrainingError
-from sightline.training.check import SECONDS, STEPS, Check, _Stop
+from sightline.training.check import SECONDS, STEPS, Check, SameBatch, Stop
 from sightline.training.diagnosis import how_far
 from sightline.training.instruct import answer_loss
 from sightline.training.labels import IGNORED
@@ -59,12 +59,13 @@ def overfit(ready: Prepared, *, seconds: float = SECONDS) -> Check:
         losses.append(progress.figures["loss"])
         done = losses[-1] < share * losses[0] or not math.isfinite(losses[-1])
         if done or time.perf_counter() - started > seconds:
-            raise _Stop
+            raise Stop
 
     try:
         with tempfile.TemporaryDirectory() as out:
-            fit(ready.model, ready.objective, _Same(batch), options, out, callbacks=[watch], quiet=True, save=False)
-    except _Stop:
+            same = SameBatch(batch, SAMPLES)
+            fit(ready.model, ready.objective, same, options, out, callbacks=[watch], quiet=True, save=False)
+    except Stop:
         pass
     except TrainingError as error:
         return Check(passed=False, findings=[str(error)], losses=losses, steps=len(losses))
@@ -122,18 +123,3 @@ def _why(ready: Prepared, before: dict[str, Tensor], losses: list[float], late: 
     if late:
         return f"Time was up after {len(losses)} steps at loss {last:.3f} (from {first:.3f}): it learns, but slowly."
     return f"The loss goes from {first:.3f} to {last:.3f} in {len(losses)} steps: {rate} is too low; try ten times it."
-
-
-class _Same:
-    """The same batch at every step."""
-
-    steps_per_epoch = 1
-
-    def __init__(self, batch: dict[str, Tensor]) -> None:
-        self.only, self.batch_size = batch, SAMPLES
-
-    def batch(self, step: int, rank: int = 0, size: int = 1) -> dict[str, Tensor]:
-        return self.only
-
-    def fingerprint(self) -> str:
-        return "check"

@@ -71,6 +71,10 @@ class Conversations:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def phases(self) -> list[tuple[int, list[int]]]:
+        """None: every row is drawn from at once."""
+        return []
+
     def variants(self, number: int) -> int:
         return len(self.rows[number].variants)
 

@@ -11,7 +11,6 @@ hand scales them (models/depth/depth_anything.py); with an unknown camera they a
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from sightline.training.depth_data import DepthFolder
 from sightline.training.depth_objective import MetricDepth, RelativeDepth
 from sightline.training.loop import Callback, TrainingResult, fit
 from sightline.training.objective import Objective
+from sightline.training.problems import report_problems
 from sightline.training.recipes.depth import DepthRecipe, depth_recipe
 
 TYPICAL = 0.27  # of max_depth: what a new metric model says everywhere (0.8 m of 3 m, the tabletop's median)
@@ -167,14 +167,3 @@ def loaded(model: str | Path | Any) -> DepthAnything:
     if model.processor is None:
         raise UsageError("this model has no processor; its folder lacks preprocessor_config.json.")
     return model
-
-
-def report_problems(problems: Sequence[str], out: Path) -> None:
-    """Everything that was left out, one line each, in out/problems.txt; a sentence on stderr if there is any."""
-    listed = out / "problems.txt"
-    if not problems:
-        listed.unlink(missing_ok=True)  # of an earlier run
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    listed.write_text("\n".join(problems) + "\n", encoding="utf-8")
-    print(f"{len(problems)} entries were left out ({problems[0]}); see {listed}.", file=sys.stderr)

@@ -1,25 +1,21 @@
 """Pictures with exact depth, drawn once into shards: the tabletop world as a source of depth to learn from.
 
-A shard is one safetensors file: pictures [n, s, s, 3] uint8; depth [n, s, s] float16, metres along z (float16 keeps
-11 bits, half a millimetre at a metre); focal [n] float32, the camera's focal length in pixels of the picture. A shard
-appears whole or not at all, so drawing is resumable.
+A shard holds pictures [n, s, s, 3] uint8; depth [n, s, s] float16, metres along z (float16 keeps 11 bits, half a
+millimetre at a metre); focal [n] float32, the camera's focal length in pixels of the picture.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from safetensors import safe_open
-from safetensors.numpy import save_file
 from torch import Tensor
 
 from sightline.media.resizing import resize
+from sightline.training.shards import Drawn, drawn_shards, read_shard
 from sightline.worlds import tabletop
 
 SHARD = 2000  # scenes in a shard
@@ -69,18 +65,14 @@ class DepthBank:
         self, folder: Path, *, count: int, size: int, split: str = "train", shard: int | None = None,
         quiet: bool = False,
     ) -> None:  # fmt: skip
-        folder.mkdir(parents=True, exist_ok=True)
-        shard = SHARD if shard is None else shard
-        shards = max(1, -(-count // shard))
-        self.source = f"tabletop-{split}-{size}-{shard}"
-        paths = [folder / f"depth-{split}-{size}-{shard}-{number:05d}.safetensors" for number in range(shards)]
-        for number, path in enumerate(paths):
-            if not path.exists():
-                _draw(path, number, shard, split, size)
-                if not quiet:
-                    print(f"drew {(number + 1) * shard:,} of {shards * shard:,} scenes", file=sys.stderr)
-        self.shards = [_read(path) for path in paths]
-        self.size, self.shard = size, shard
+        each = SHARD if shard is None else shard
+        self.source = f"tabletop-{split}-{size}-{each}"
+        paths = drawn_shards(
+            folder, f"depth-{split}-{size}-{each}", lambda number: _draw(number, each, split, size),
+            count=max(1, count), each=each, quiet=quiet,
+        )  # fmt: skip
+        self.shards = [Shard(**read_shard(path)) for path in paths]
+        self.size, self.shard = size, each
         self.problems: list[str] = []
 
     def __len__(self) -> int:
@@ -99,19 +91,11 @@ class DepthBank:
         return f"{self.source}-{len(self)}"
 
 
-def _draw(path: Path, number: int, shard: int, split: str, size: int) -> None:
+def _draw(number: int, shard: int, split: str, size: int) -> Drawn:
     pictures, depth, focal = [], [], []
     seeds = range(FIRST + number * shard, FIRST + (number + 1) * shard)
     for truth in tabletop.render_many(seeds, split, size, things=THINGS[number % len(THINGS)]):
         pictures.append(truth.picture)
         depth.append(truth.depth.astype(np.float16))
         focal.append(float(truth.camera.K[0, 0]))
-    temporary = path.with_suffix(f".{os.getpid()}.part")
-    tensors = {"pictures": np.stack(pictures), "depth": np.stack(depth), "focal": np.array(focal, np.float32)}
-    save_file(tensors, temporary)
-    os.replace(temporary, path)
-
-
-def _read(path: Path) -> Shard:
-    with safe_open(path, framework="pt") as file:
-        return Shard(file.get_tensor("pictures"), file.get_tensor("depth"), file.get_tensor("focal"))
+    return {"pictures": np.stack(pictures), "depth": np.stack(depth), "focal": np.array(focal, np.float32)}

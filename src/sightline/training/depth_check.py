@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.errors import TrainingError
-from sightline.training.check import SAMPLES, SECONDS, STEPS, Check, _Same, _Stop
+from sightline.training.check import SAMPLES, SECONDS, STEPS, Check, SameBatch, Stop
 from sightline.training.depth import build_depth, depth_batches, loaded, objective_of
 from sightline.training.depth_bank import DepthBank
 from sightline.training.depth_batches import DepthSource
@@ -58,13 +58,13 @@ def check(
         losses.append(progress.figures["loss"])
         done = losses[-1] < share * losses[0] or not math.isfinite(losses[-1])
         if done or time.perf_counter() - started > seconds:
-            raise _Stop
+            raise Stop
 
     try:
         with tempfile.TemporaryDirectory() as out:
-            objective = objective_of(learner, plan)
-            fit(learner, objective, _Same(batch), options, out, callbacks=[watch], quiet=True, save=False)
-    except _Stop:
+            objective, same = objective_of(learner, plan), SameBatch(batch, len(batch["pixel_values"]))
+            fit(learner, objective, same, options, out, callbacks=[watch], quiet=True, save=False)
+    except Stop:
         pass
     except TrainingError as error:
         return Check(passed=False, findings=[str(error)], losses=losses, steps=len(losses))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sightline.models.detection.overlap import corners, iou
 from sightline.training.boxes_bank import BoxBank
-from sightline.training.check import Check
+from sightline.training.check import Check, SameBatch, Stop
 from sightline.training.detection_batches import BoxAugment, DetectionBatches
 from sightline.training.detection_data import BoxSource, read_coco
 from sightline.training.detection_run import Detects, prepare_detection
@@ -27,10 +27,6 @@ SECONDS = 120.0
 STEPS = 1500
 FOUND = 0.95  # share of the things on the 8 pictures
 EVERY = 20
-
-
-class _Stop(Exception):
-    pass
 
 
 def check_detection(
@@ -68,10 +64,11 @@ def check_detection(
             if progress.step % EVERY == 0:
                 shares.append(found(ready.model, batch) / things)
             if shares[-1] >= FOUND or time.perf_counter() - started > seconds:
-                raise _Stop
+                raise Stop
 
-        with contextlib.suppress(_Stop):
-            fit(ready.learner, ready.objective, _Same(batch), options, Path(folder) / "run", callbacks=[watch],
+        same = SameBatch(batch, len(batch["labels"]))
+        with contextlib.suppress(Stop):
+            fit(ready.learner, ready.objective, same, options, Path(folder) / "run", callbacks=[watch],
                 quiet=True, save=False)  # fmt: skip
     passed, steps, spent = shares[-1] >= FOUND, len(losses), time.perf_counter() - started
     said = f"{100 * shares[-1]:.0f} % of the {things} things on {len(batch['labels'])} pictures were found after"
@@ -109,18 +106,3 @@ def found(model: Detects, batch: Mapping[str, Tensor]) -> int:
         near = iou(true[:, None], torch.from_numpy(guess.xyxy.copy())[None]) > 0.5
         count += int((own & near).any(1).sum())
     return count
-
-
-class _Same:
-    """The same batch at every step."""
-
-    steps_per_epoch = 1
-
-    def __init__(self, batch: dict[str, Tensor]) -> None:
-        self.only, self.batch_size = batch, len(batch["labels"])
-
-    def batch(self, step: int, rank: int = 0, size: int = 1) -> dict[str, Tensor]:
-        return self.only
-
-    def fingerprint(self) -> str:
-        return "check"

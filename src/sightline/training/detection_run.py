@@ -5,7 +5,6 @@ draw or read → (grid: anchors from the boxes) → first weights or a checkpoin
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from sightline.training.detection_data import BoxSource, read_coco
 from sightline.training.detection_grid import GridDetection, anchors_of, start_grid
 from sightline.training.loop import Callback, TrainingResult, fit
 from sightline.training.objective import Objective
+from sightline.training.problems import report_problems
 from sightline.training.recipes.detection import DetectionRecipe, detection_recipe
 
 Detects = DETR | Grid
@@ -189,12 +189,4 @@ def sides_of(source: BoxSource, processor: DetrProcessor) -> np.ndarray:
 
 
 def report(batches: DetectionBatches, out: Path) -> None:
-    """Everything that was left out, one line each, in out/problems.txt; a sentence on stderr if there is any."""
-    problems = [*batches.source.problems, *batches.broken.values()]
-    listed = out / "problems.txt"
-    if not problems:
-        listed.unlink(missing_ok=True)  # of an earlier run
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    listed.write_text("\n".join(problems) + "\n", encoding="utf-8")
-    print(f"{len(problems)} entries were left out ({problems[0]}); see {listed}.", file=sys.stderr)
+    report_problems([*batches.source.problems, *batches.broken.values()], out)

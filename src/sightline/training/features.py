@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from sightline.errors import SightlineError, StoreError
 from sightline.media import read_picture
-from sightline.training.cache import _replace
+from sightline.training.cache import replace_text
 
 CHUNK = 32  # pictures computed at once; fixed, so that the same pictures always give the same bits
 FLUSH = 16  # chunks between two notes of how far it is; at most so many are computed again after a kill -9
@@ -107,13 +107,13 @@ class CachedFeatures:
             if (start // CHUNK + 1) % FLUSH == 0 or numbers.stop == len(pictures):
                 kept.flush()
                 state["broken"] = {**state["broken"], **{str(k): v for k, v in pictures.broken.items()}}
-                _replace(journal, json.dumps(state))
+                replace_text(journal, json.dumps(state))
             if not quiet and time.perf_counter() - said > 5:
                 said = time.perf_counter()
                 rate = (numbers.stop - begun) / (said - started)
                 print(f"seeing {numbers.stop:,} of {len(pictures):,}  {rate:.0f} pictures/s", file=sys.stderr)
         os.replace(fresh, self.file)
-        _replace(self.notes, json.dumps({"broken": state["broken"]}))
+        replace_text(self.notes, json.dumps({"broken": state["broken"]}))
         journal.unlink(missing_ok=True)
         tower.train(was)
 

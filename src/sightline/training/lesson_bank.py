@@ -1,15 +1,12 @@
 """The tabletop world as conversations: scenes drawn once into shards, each with everything that can be asked of it.
 
-A shard is one safetensors file: pictures [n, s, s, 3] uint8, and the turns of each scene as JSON. It appears whole or
-not at all, so drawing is resumable.
+A shard holds pictures [n, s, s, 3] uint8, and the turns of each scene as JSON.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +14,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from safetensors import safe_open
-from safetensors.numpy import save_file
 from torch import Tensor
 
 from sightline.training.conversations import Conversation, told
+from sightline.training.shards import Drawn, bytes_to_words, drawn_shards, few_things, read_shard, words_to_bytes
 from sightline.worlds import tabletop
 from sightline.worlds.tabletop import instructions
 
@@ -52,18 +48,14 @@ class LessonBank:
         shard: int | None = None,
         quiet: bool = False,
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        shard = SHARD if shard is None else shard
-        shards = -(-count // shard)
+        each = SHARD if shard is None else shard
         self.source = f"tabletop-{split}-{size}-{FORMAT}"
-        paths = [folder / f"lessons-{split}-{size}-{FORMAT}-{shard}-{n:05d}.safetensors" for n in range(shards)]
-        for number, path in enumerate(paths):
-            if not path.exists():
-                _draw(path, number, shard, split, size)
-                if not quiet:
-                    print(f"drew {(number + 1) * shard:,} of {shards * shard:,} scenes", file=sys.stderr)
+        paths = drawn_shards(
+            folder, f"lessons-{split}-{size}-{FORMAT}-{each}", lambda number: _draw(number, each, split, size),
+            count=count, each=each, quiet=quiet,
+        )  # fmt: skip
         self.shards = [_read(path) for path in paths]
-        self.count, self.size, self.shard = shards * shard, size, shard
+        self.count, self.size, self.shard = len(paths) * each, size, each
 
     def __len__(self) -> int:
         return self.count
@@ -76,8 +68,7 @@ class LessonBank:
 
     def easy(self, most: int) -> Int[np.ndarray, " scenes"]:
         """Numbers of the scenes in shards of at most `most` things; all of them where there is no such shard."""
-        few = [n for n in range(len(self.shards)) if THINGS[n % len(THINGS)][1] <= most]
-        return np.concatenate([np.arange(self.shard) + n * self.shard for n in few or range(len(self.shards))])
+        return few_things(THINGS, most, shards=len(self.shards), each=self.shard)
 
     def texts(self) -> Iterator[str]:
         """Everything that is said, once: what a tokenizer learns from."""
@@ -149,7 +140,7 @@ class BankPictures:
         return hashlib.sha256(f"{self.bank.source}-{self.bank.count}-{self.bank.shard}-{looks}".encode()).hexdigest()
 
 
-def _draw(path: Path, number: int, shard: int, split: str, size: int) -> None:
+def _draw(number: int, shard: int, split: str, size: int) -> Drawn:
     pictures, turns = [], []
     seeds = range(number * shard, (number + 1) * shard)
     for seed, truth in zip(
@@ -158,14 +149,9 @@ def _draw(path: Path, number: int, shard: int, split: str, size: int) -> None:
         rng = np.random.default_rng([seed, FORMAT])
         pictures.append(truth.picture)
         turns.append([(t.kind, t.question, t.answer) for t in instructions.turns(truth, rng, each=EACH)])
-    words = np.frombuffer(json.dumps(turns).encode(), np.uint8)
-    temporary = path.with_suffix(f".{os.getpid()}.part")
-    save_file({"pictures": np.stack(pictures), "turns": words}, temporary)
-    os.replace(temporary, path)
+    return {"pictures": np.stack(pictures), "turns": words_to_bytes(turns)}
 
 
 def _read(path: Path) -> Shard:
-    with safe_open(path, framework="pt") as file:
-        pictures, words = file.get_tensor("pictures"), file.get_tensor("turns")
-    turns = [[(k, q, a) for k, q, a in scene] for scene in json.loads(words.numpy().tobytes())]
-    return Shard(pictures, turns)
+    read = read_shard(path)
+    return Shard(read["pictures"], [[(k, q, a) for k, q, a in scene] for scene in bytes_to_words(read["turns"])])

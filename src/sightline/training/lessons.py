@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sightline.errors import DataError
-from sightline.training.batches import Order
+from sightline.training.batches import Curriculum
 from sightline.training.conversations import Conversation
 from sightline.training.features import CachedFeatures
 from sightline.training.labels import Encoder, Sample
@@ -26,6 +26,7 @@ class Said(Protocol):
     """What batches need of conversations. variant: which of a row's conversations a seed draws.
 
     drawn: whether there are so many that only some can be looked at before the first step.
+    phases: (steps, the rows that these alone draw from), one after another, before all rows are drawn from.
     """
 
     drawn: bool
@@ -36,6 +37,7 @@ class Said(Protocol):
     def variant(self, number: int, seed: int) -> int: ...
     def variants(self, number: int) -> int: ...
     def conversation(self, number: int, variant: int = 0) -> Conversation: ...
+    def phases(self) -> list[tuple[int, list[int]]]: ...
     def fingerprint(self) -> str: ...
 
 
@@ -69,11 +71,11 @@ class Lessons:
             why = f": {self.problems[0]}" if self.problems else "."
             raise DataError(f"{data.source} holds no conversation that can be learned{why}")
         self.batch_size = min(batch_size, len(self.usable))
-        self.order = Order(len(self.usable), self.batch_size, seed)
-        self.steps_per_epoch = self.order.steps_per_epoch
         able = set(self.usable)
-        phases = [(steps, [n for n in some if n in able]) for steps, some in getattr(data, "phases", list)()]
-        self.phases = [(steps, some, Order(len(some), self.batch_size, seed)) for steps, some in phases if some]
+        phases = [(steps, [n for n in some if n in able]) for steps, some in data.phases()]
+        phases = [(steps, some) for steps, some in phases if some]
+        self.curriculum = Curriculum(self.usable, self.batch_size, seed, phases)
+        self.steps_per_epoch = self.curriculum.steps_per_epoch
 
     def _usable(self) -> list[int]:
         broken = getattr(self.pictures, "broken", {})
@@ -106,7 +108,7 @@ class Lessons:
         return found
 
     def batch(self, step: int, rank: int = 0, size: int = 1) -> dict[str, Tensor]:
-        numbers = self._numbers(step)
+        numbers: list[int] = self.curriculum.numbers(step).tolist()
         share = len(numbers) // size
         mine = numbers[rank * share : (rank + 1) * share]
         variants = [self.data.variant(n, mixed(self.seed, step, 2, n)) for n in mine]
@@ -120,15 +122,6 @@ class Lessons:
         if isinstance(self.pictures, CachedFeatures):
             return batch | {"features": self.pictures.get(different.tolist())}
         return batch | {"pixel_values": self.pictures.pixels(different.tolist())}
-
-    def _numbers(self, step: int) -> list[int]:
-        """The rows of a step: in a phase at the beginning, of those alone that it draws from."""
-        before = 0
-        for steps, some, order in self.phases:
-            if step < before + steps:
-                return [some[n] for n in order.numbers(step)]
-            before += steps
-        return [self.usable[n] for n in self.order.numbers(step)]
 
     def fingerprint(self) -> str:
         """What decides the batches: the data, how it is written, the order."""

@@ -1,14 +1,11 @@
 """The tabletop world as training data: scenes drawn once into shards, described in many words.
 
-A shard is one safetensors file: pictures [n, s, s, 3] uint8; per plainly seen thing its picture, its traits and how
-many pixels of each patch it covers; and the captions. A shard appears whole or not at all, so drawing is resumable.
+A shard holds pictures [n, s, s, 3] uint8; per plainly seen thing its picture, its traits and how many pixels of each
+patch it covers; and the captions.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -17,14 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from safetensors import safe_open
-from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from sightline.models.language.tokenizers import Tokenizer
-from sightline.training.batches import Order
+from sightline.training.batches import Curriculum
 from sightline.training.objective import Batch
 from sightline.training.seeds import mixed
+from sightline.training.shards import Drawn, bytes_to_words, drawn_shards, few_things, read_shard, words_to_bytes
 from sightline.worlds import tabletop
 
 SHARD = 2000  # scenes in a shard
@@ -55,21 +51,13 @@ class SceneBank:
     def __init__(
         self, folder: Path, *, count: int, size: int, patch: int, split: str = "train", quiet: bool = False
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        shards = -(-count // SHARD)
-        stem = f"{split}-{size}-{patch}"
-        paths = [folder / f"{stem}-{number:05d}.safetensors" for number in range(shards)]
-        for number, path in enumerate(paths):
-            if not path.exists():
-                _draw_shard(path, number, split, size, patch)
-                if not quiet:
-                    print(f"drew {(number + 1) * SHARD:,} of {shards * SHARD:,} scenes", file=sys.stderr)
+        paths = drawn_shards(
+            folder, f"{split}-{size}-{patch}", lambda number: _draw_shard(number, split, size, patch), count=count,
+            each=SHARD, quiet=quiet,
+        )  # fmt: skip
         self.shards = [_read_shard(path) for path in paths]
-        self.count, self.size, self.patch = shards * SHARD, size, patch
-        few = [number for number in range(shards) if _how_many(number)[1] <= SIMPLE]
-        self.simple = (
-            np.concatenate([np.arange(SHARD) + number * SHARD for number in few]) if few else np.arange(self.count)
-        )
+        self.count, self.size, self.patch = len(paths) * SHARD, size, patch
+        self.simple = few_things(THINGS, SIMPLE, shards=len(paths), each=SHARD)
 
     def captions(self) -> Iterator[str]:
         return chain.from_iterable(chain.from_iterable(shard.captions for shard in self.shards))
@@ -97,14 +85,13 @@ class SceneBatches:
     ) -> None:  # fmt: skip
         self.bank, self.tokenizer, self.regions, self.seed = bank, tokenizer, regions, seed
         self.batch_size, self.simple_steps = batch_size, simple_steps
-        self.order, self.simple_order = (Order(n, batch_size, seed) for n in (bank.count, len(bank.simple)))
-        self.steps_per_epoch = self.order.steps_per_epoch
+        self.curriculum = Curriculum(np.arange(bank.count), batch_size, seed, [(simple_steps, bank.simple)])
+        self.steps_per_epoch = self.curriculum.steps_per_epoch
         self.shown = bank.shown()
         self.mean, self.std = (torch.tensor(list(v)).view(1, 3, 1, 1) for v in (mean, std))
 
     def batch(self, step: int, rank: int = 0, size: int = 1) -> Batch:
-        simple = step < self.simple_steps
-        numbers = self.bank.simple[self.simple_order.numbers(step)] if simple else self.order.numbers(step)
+        numbers = self.curriculum.numbers(step)
         share = len(numbers) // size
         mine = numbers[rank * share : (rank + 1) * share]
         rng = np.random.default_rng(mixed(self.seed, step, rank))
@@ -175,16 +162,11 @@ def phrase(said: Sequence[int], rng: np.random.Generator) -> str:
     return str(rng.choice([*ways, f"there is {one}", f"{one} among other things"]))
 
 
-def _how_many(shard: int) -> tuple[int, int]:
-    return THINGS[shard % len(THINGS)]
-
-
-def _draw_shard(path: Path, number: int, split: str, size: int, patch: int) -> None:
+def _draw_shard(number: int, split: str, size: int, patch: int) -> Drawn:
     grid = size // patch
     pictures, captions, first, traits, cover = [], [], [0], [], []
-    for index, truth in enumerate(
-        tabletop.render_many(range(number * SHARD, (number + 1) * SHARD), split, size, things=_how_many(number))
-    ):
+    seeds, things = range(number * SHARD, (number + 1) * SHARD), THINGS[number % len(THINGS)]
+    for index, truth in enumerate(tabletop.render_many(seeds, split, size, things=things)):
         rng = np.random.default_rng([number, index])
         pictures.append(truth.picture)
         captions.append(tabletop.language.captions(truth, rng, STYLES))
@@ -194,18 +176,12 @@ def _draw_shard(path: Path, number: int, split: str, size: int, patch: int) -> N
             squares = (truth.masks == thing.id).reshape(grid, patch, grid, patch).sum((1, 3))
             cover.append(np.minimum(squares, 255).astype(np.uint8).reshape(-1))
         first.append(len(traits))
-    words = np.frombuffer(json.dumps(captions).encode(), np.uint8)
-    temporary = path.with_suffix(f".{os.getpid()}.part")
-    tensors = {
-        "pictures": np.stack(pictures), "captions": words, "first": np.array(first, np.int64),
+    return {
+        "pictures": np.stack(pictures), "captions": words_to_bytes(captions), "first": np.array(first, np.int64),
         "traits": np.array(traits, np.int16), "cover": np.stack(cover),
     }  # fmt: skip
-    save_file(tensors, temporary)
-    os.replace(temporary, path)
 
 
 def _read_shard(path: Path) -> Shard:
-    with safe_open(path, framework="pt") as file:
-        read = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    captions = json.loads(read["captions"].numpy().tobytes())
-    return Shard(read["pictures"], captions, read["first"], read["traits"], read["cover"])
+    read = read_shard(path)
+    return Shard(read["pictures"], bytes_to_words(read["captions"]), read["first"], read["traits"], read["cover"])

@@ -9,7 +9,6 @@ in the official format and is what `--model` of the next stage takes.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from sightline.training.labels import Encoder, Plain, shown
 from sightline.training.lessons import Lessons, Said, Seen
 from sightline.training.loop import Callback, TrainingResult, fit, place
 from sightline.training.lora import Adapted
+from sightline.training.problems import report_problems
 from sightline.training.recipes.llava import LlavaRecipe, llava_recipe, scheduled
 
 
@@ -67,7 +67,7 @@ def train_llava(
         data, out, recipe_name=recipe_name, settings=settings, model=model, vision=vision, language=language,
         bridge=bridge, pictures=pictures, quiet=quiet,
     )  # fmt: skip
-    report_problems(ready.lessons, Path(out))
+    report_problems([*ready.lessons.data.problems, *ready.lessons.problems], Path(out))
     return run(ready, out, resume=resume, callbacks=callbacks, quiet=quiet)
 
 
@@ -182,15 +182,3 @@ def show(ready: Prepared, number: int = 0) -> str:
     sample = ready.lessons.sample(usable[number], 0)
     encoder = ready.lessons.encoder
     return f"{sample.name}\n{shown(sample, encoder.tokenizer, encoder.image)}"
-
-
-def report_problems(lessons: Lessons, out: Path) -> None:
-    """Everything that was left out, one line each, in out/problems.txt; a sentence on stderr if there is any."""
-    problems = [*lessons.data.problems, *lessons.problems]
-    listed = out / "problems.txt"
-    if not problems:
-        listed.unlink(missing_ok=True)  # of an earlier run
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    listed.write_text("\n".join(problems) + "\n", encoding="utf-8")
-    print(f"{len(problems)} entries were left out ({problems[0]}); see {listed}.", file=sys.stderr)

@@ -5,7 +5,6 @@ This is what `sightline train contrastive` calls.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from sightline.training.cache import CachedPictures, DecodedPictures, Pictures
 from sightline.training.contrastive import Contrastive
 from sightline.training.initial import initialise
 from sightline.training.loop import Callback, TrainingResult, fit
+from sightline.training.problems import report_problems
 from sightline.training.readers import PairData, open_pairs
 from sightline.training.recipes import Recipe, recipe
 from sightline.training.tokenizer import train_tokenizer
@@ -44,10 +44,10 @@ def train_contrastive(
     plan = recipe(recipe_name or ("fine-tune" if model is not None else "flickr"), settings)
     data = pairs if isinstance(pairs, PairData) else open_pairs(pairs, templates=templates)
     out = Path(out)
-    two_towers = build(plan, data) if model is None else _loaded(model)
+    two_towers = build(plan, data) if model is None else loaded(model)
     batches = pair_batches(plan, data, two_towers, out, pictures=pictures, quiet=quiet)
     objective = Contrastive(chunk=plan.chunk, duplicates=plan.duplicates, text_groups=plan.text_groups)
-    report_problems(data, batches, out)
+    report_problems([*data.problems, *batches.pictures.problems], out)
     return fit(two_towers, objective, batches, plan.options, out, resume=resume, callbacks=callbacks, quiet=quiet)
 
 
@@ -114,19 +114,7 @@ def pair_batches(
     )  # fmt: skip
 
 
-def report_problems(data: PairData, batches: PairBatches, out: Path) -> None:
-    """Everything that was left out, one line each, in out/problems.txt; a sentence on stderr if there is any."""
-    problems = [*data.problems, *batches.pictures.problems]
-    listed = out / "problems.txt"
-    if not problems:
-        listed.unlink(missing_ok=True)  # of an earlier run
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    listed.write_text("\n".join(problems) + "\n", encoding="utf-8")
-    print(f"{len(problems)} entries were left out ({problems[0]}); see {listed}.", file=sys.stderr)
-
-
-def _loaded(model: Any) -> Any:
+def loaded(model: Any) -> Any:
     if isinstance(model, (str, Path)):
         from sightline.models.zoo import load
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.app.commands.learning import _checked, _trained, train
-from sightline.app.commands.scoring import _scores, evaluate
+from sightline.app.commands.learning import checked_text, train, trained_text
+from sightline.app.commands.scoring import evaluate, scores_text
 from sightline.app.options import MEASURES, Device, Dtype, Json, Model, Out, Sources
 from sightline.app.output import Meter, finish, note, table, write
 from sightline.errors import UsageError
@@ -130,12 +130,12 @@ def train_depth(
         if as_json:
             write(checked.to_json())
         require_passed(checked)
-        finish(checked, False, _checked) if not as_json else None
+        finish(checked, False, checked_text) if not as_json else None
         return
     done = run(
         data, out, recipe=recipe, settings=changes, model=model, scale=scale, fov=fov, resume=resume, quiet=quiet
     )
-    finish(done, as_json, _trained)
+    finish(done, as_json, trained_text)
 
 
 def evaluate_depth(
@@ -165,4 +165,4 @@ def evaluate_depth(
         data, model=model, rule=_rule(rule), align=align, cameras=cameras, scale=scale, fov=fov, size=size,  # type: ignore[arg-type]
         limit=limit, out=out, device=device, dtype=dtype, progress=None if quiet else Meter("pictures"),
     )  # fmt: skip
-    finish(done, as_json, _scores)
+    finish(done, as_json, scores_text)

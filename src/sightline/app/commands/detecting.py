@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.app.commands.learning import _checked, _trained, train
-from sightline.app.commands.scoring import _scores, evaluate
+from sightline.app.commands.learning import checked_text, train, trained_text
+from sightline.app.commands.scoring import evaluate, scores_text
 from sightline.app.options import DETECTS, BatchSize, Device, Dtype, Json, Out, Sources
 from sightline.app.output import Meter, finish, table, write
 
@@ -106,13 +106,13 @@ def train_detection(
         if as_json:
             write(checked.to_json())
         require_passed(checked)
-        finish(checked, False, _checked) if not as_json else None
+        finish(checked, False, checked_text) if not as_json else None
         return
     done = run(
         data, out, recipe=recipe, settings=changes, model=model, pictures=pictures, scenes=scenes, resume=resume,
         quiet=quiet,
     )  # fmt: skip
-    finish(done, as_json, _trained)
+    finish(done, as_json, trained_text)
 
 
 def evaluate_detection(
@@ -146,7 +146,7 @@ def evaluate_detection(
 
 def _evaluated(done: DetectionEvaluation) -> str:
     if not done.needs:
-        return _scores(done)
+        return scores_text(done)
     rows = [
         (
             n.model, n.kind, f"{n.parameters / 1e6:.2f} M", f"{n.milliseconds:.1f}", f"{100 * n.ap50:.1f} %",
@@ -158,4 +158,4 @@ def _evaluated(done: DetectionEvaluation) -> str:
     header = (
         "model", "kind", "parameters", "ms", "AP50", "without suppression", "with it", "boxes per picture", "needs",
     )  # fmt: skip
-    return _scores(done) + "\n\n" + table(rows, header, right=range(2, 8))
+    return scores_text(done) + "\n\n" + table(rows, header, right=range(2, 8))

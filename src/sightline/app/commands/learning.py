@@ -57,19 +57,19 @@ def contrastive(
         if as_json:
             write(checked.to_json())
         require_passed(checked)
-        finish(checked, False, _checked) if not as_json else None
+        finish(checked, False, checked_text) if not as_json else None
         return
     done = train_contrastive(
         pairs, out, recipe=recipe, settings=changes, model=model, templates=template, resume=resume, quiet=quiet
     )
-    finish(done, as_json, _trained)
+    finish(done, as_json, trained_text)
 
 
-def _checked(checked: Checked) -> str:
+def checked_text(checked: Checked) -> str:
     return "\n".join(checked.findings)
 
 
-def _trained(done: Trained) -> str:
+def trained_text(done: Trained) -> str:
     figures = ", ".join(
         f"{name} {value:.4g}" for name, value in done.figures.items() if isinstance(value, (int, float))
     )

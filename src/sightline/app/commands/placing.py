@@ -75,7 +75,7 @@ def locate(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Which boxes does a phrase mean? A phrase that names nothing has none. --out draws them."""
+    """Which boxes does a phrase mean (or points, where the model points)? One that names nothing has none. --out draws."""
     from sightline.app.commands.speaking import split_words
     from sightline.app.verbs.locating import locate as run
 
@@ -85,12 +85,18 @@ def locate(
 
 
 def _located(done: Located) -> str:
+    from sightline.media.points import Points
+
     rows = []
     for one in done.found:
         for said in one.to_dict()["phrases"]:
-            rows += [(one.picture, said["phrase"], _box(b["box"]), f"{b['score']:.3f}") for b in said["boxes"]]
+            places = [(b["box"], b["score"]) for b in said.get("boxes", ())]
+            places += [(p["point"], p["score"]) for p in said.get("points", ())]
+            rows += [(one.picture, said["phrase"], _box(place), f"{score:.3f}") for place, score in places]
             rows += [] if said["match"] else [(one.picture, said["phrase"], "no match", "")]
-    text = table(rows, ("picture", "phrase", "left, top, right, bottom", "score"), right=(3,))
+    pointed = any(isinstance(one.boxes, Points) for one in done.found)
+    place = "across, down" if pointed else "left, top, right, bottom"
+    text = table(rows, ("picture", "phrase", place, "score"), right=(3,))
     return "\n".join([text, *(f"drawn: {one.file}" for one in done.found if one.file)])
 
 
@@ -116,7 +122,9 @@ def where(
     widest: Annotated[float | None, typer.Option("--widest", help="Metres that the gripper opens.")] = None,
     box: Annotated[
         list[str] | None,
-        typer.Option("--box", metavar="L,T,R,B", help="Where a phrase is, in pixels, told by you: one for each phrase."),
+        typer.Option(
+            "--box", metavar="L,T,R,B", help="Where a phrase is, in pixels, told by you: one for each phrase."
+        ),
     ] = None,
     grounder: Grounder = SPEAKS,
     reranker: Reranker = None,

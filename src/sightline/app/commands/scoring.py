@@ -48,7 +48,7 @@ def replay(
     """Compute the scores of a record again from its raw answers, without the model."""
     from sightline.app.verbs.evaluating import replay as run
 
-    finish(run(record), as_json, _scores)
+    finish(run(record), as_json, scores_text)
 
 
 def retrieval(
@@ -73,7 +73,7 @@ def retrieval(
         pairs, model=model, ks=tuple(k or (1, 5, 10)), limit=limit, out=out, device=device, dtype=dtype, engine=engine,
         batch_size=batch_size, quiet=quiet,
     )  # fmt: skip
-    finish(done, as_json, _scores)
+    finish(done, as_json, scores_text)
 
 
 def zero_shot(
@@ -102,7 +102,7 @@ def zero_shot(
         pictures, model=model, classes=split_labels(labels), templates=templates, limit=limit, out=out, device=device,
         dtype=dtype, engine=engine, batch_size=batch_size, quiet=quiet,
     )  # fmt: skip
-    finish(done, as_json, _scores)
+    finish(done, as_json, scores_text)
 
 
 def vqa(
@@ -130,7 +130,7 @@ def vqa(
         calibrate=calibrate, out=out, device=device, dtype=dtype, batch_size=batch_size,
         progress=None if quiet else Meter("questions"),
     )  # fmt: skip
-    finish(done, as_json, _scores)
+    finish(done, as_json, scores_text)
 
 
 def caption(
@@ -161,7 +161,7 @@ def caption(
         max_new_tokens=max_new_tokens, out=out, device=device, dtype=dtype, batch_size=batch_size,
         progress=None if quiet else Meter("captions"),
     )  # fmt: skip
-    finish(done, as_json, _scores)
+    finish(done, as_json, scores_text)
 
 
 def grounding(
@@ -183,10 +183,10 @@ def grounding(
         model=model, reranker=reranker, split=split, n=n, size=size, out=out, device=device, dtype=dtype,
         progress=None if quiet else Meter("phrases"),
     )  # fmt: skip
-    finish(done, as_json, _scores)
+    finish(done, as_json, scores_text)
 
 
-def _scores(done: Evaluation) -> str:
+def scores_text(done: Evaluation) -> str:
     rows = [
         (s.metric, _figure(s.metric, s.value), f"{_figure(s.metric, s.low)} – {_figure(s.metric, s.high)}", s.n)
         for s in done.scores
@@ -198,7 +198,7 @@ def _scores(done: Evaluation) -> str:
     lines = [head, table(rows, ("score", "value", "95 % interval", "n"), right=(1, 3))]
     if done.file is not None and not done.replayed:
         lines.append(f"record: {done.file} (sightline evaluate --replay {done.file})")
-    return "\n\n".join(["\n".join(lines), *map(_scores, done.more)])
+    return "\n\n".join(["\n".join(lines), *map(scores_text, done.more)])
 
 
 def _figure(metric: str, value: float) -> str:

@@ -51,6 +51,12 @@ def ask(
         list[str] | None, typer.Option("--choices", "-c", help='Answers to choose among, by commas: "yes,no"; @FILE.')
     ] = None,
     together: Annotated[bool, typer.Option("--together", help="One question about all pictures at once.")] = False,
+    example: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--example", metavar="PARTS", help='Shown before the question: picture=a.jpg,answer="two"[,question=…].'
+        ),
+    ] = None,
     model: Model = SPEAKS,
     max_new_tokens: Longest = 128,
     temperature: Temperature = 0.0,
@@ -67,12 +73,14 @@ def ask(
     """Ask about pictures. Every picture is asked every question, and read once."""
     from sightline.app.commands.looking import split_labels
     from sightline.app.verbs.asking import ask as run
+    from sightline.pipelines.examples import Example
 
     pictures, questions = split_words(words, question or [])
     quiet = out is not None
     aloud = Aloud() if not quiet and not as_json else None
     done = run(
-        pictures, questions, model=model, choices=split_labels(choices), together=together, out=out,
+        pictures, questions, model=model, choices=split_labels(choices), together=together,
+        examples=[Example.parse(text) for text in example or ()], out=out,
         max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, num_beams=num_beams,
         calibrate=calibrate, device=device, dtype=dtype, batch_size=batch_size,
         on_text=aloud, on_answer=None if quiet and not as_json else _printer(as_json, "answer", len(questions) > 1, aloud),

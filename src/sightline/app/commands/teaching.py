@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.app.commands.learning import _checked, _trained, train
+from sightline.app.commands.learning import checked_text, train, trained_text
 from sightline.app.options import Json
 from sightline.app.output import Meter, finish, write
 
@@ -71,9 +71,9 @@ def llava(
         if as_json:
             write(checked.to_json())
         require_passed(checked)
-        finish(checked, False, _checked) if not as_json else None
+        finish(checked, False, checked_text) if not as_json else None
     else:
-        finish(train_llava(data, out, resume=resume, quiet=quiet, **how), as_json, _trained)  # type: ignore[arg-type]
+        finish(train_llava(data, out, resume=resume, quiet=quiet, **how), as_json, trained_text)  # type: ignore[arg-type]
 
 
 def instructions(

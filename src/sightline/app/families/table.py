@@ -134,6 +134,52 @@ FAMILIES = (
         pictures={"pixel_values": (2, 3, 42, 42)}, visual=(9, 9), before=(4,),
     ),
     Family(
+        name="IDEFICS (Flamingo)", module="vlm.idefics", official="HuggingFaceM4/idefics-9b",
+        theirs=("IdeficsConfig", "IdeficsForVisionText2Text"),
+        config={
+            "vocab_size": 57, "additional_vocab_size": 10, "hidden_size": 24, "intermediate_size": 37,
+            "num_hidden_layers": 4, "num_attention_heads": 6, "max_position_embeddings": 211, "cross_layer_interval": 2,
+            "qk_layer_norms": True, "use_resampler": True,
+            "vision_config": {
+                "embed_dim": 28, "intermediate_size": 37, "num_hidden_layers": 3, "num_attention_heads": 7,
+                "image_size": 35, "patch_size": 7,
+            },
+            "perceiver_config": {
+                "resampler_n_latents": 5, "resampler_depth": 2, "resampler_n_heads": 3, "resampler_head_dim": 11,
+                "qk_layer_norms_perceiver": True,
+            },
+        },
+        pictures={
+            "pixel_values": (2, 2, 3, 35, 35),  # the second text has one picture
+            "image_attention_mask": [[[0, 0], *[[1, 0]] * 4, *[[0, 1]] * 4], [[0, 0], *[[1, 0]] * 8]],
+        },
+        visual=(1, 1), before=(4,),
+    ),
+    Family(
+        name="Molmo 2", module="vlm.molmo2", official="allenai/Molmo2-8B",
+        theirs=("Molmo2Config", "Molmo2ForConditionalGeneration"),
+        config={
+            "vision_config": {**VIT, "image_size": [35, 35], "num_key_value_heads": 7, "head_dim": 4},
+            "adapter_config": {
+                "vision_feature_layer": [2, 0], "hidden_size": 28, "num_attention_heads": 6, "num_key_value_heads": 3,
+                "head_dim": 5, "intermediate_size": 41, "text_hidden_size": 24,
+            },
+            "text_config": {
+                **LLAMA, "model_type": "molmo2_text", "additional_vocab_size": 7, "head_dim": 10,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+            },
+            "image_patch_id": IMAGE,
+        },
+        pictures={
+            "pixel_values": (3, 25, 147), "image_grids": [[2, 2, 1, 2], [3, 1, 0, 0]], "image_num_crops": [2, 1],
+            "image_token_pooling": [
+                [0, 1, 5, 6], [2, -1, -1, 7], [24, 4, -1, -1], [-1, -1, 13, -1], [25, 49, 31, 26], [40, 41, -1, 44],
+                [50, 74, -1, -1], [55, 56, 60, 61], [-1, 68, 63, 59],
+            ],
+        },
+        visual=(6, 3), before=(4,), places="mm_token_type_ids",
+    ),
+    Family(
         name="Idefics2", module="vlm.idefics2", official="HuggingFaceM4/idefics2-8b",
         theirs=("Idefics2Config", "Idefics2ForConditionalGeneration"),
         config={

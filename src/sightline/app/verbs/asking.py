@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from sightline.hub.resolve import built_in_names
 from sightline.models.language.generate import Generation
 from sightline.models.vlm.llava import Llava
 from sightline.models.zoo import load
-from sightline.pipelines import Answer, Answered, Answerer, Conversation, Request
+from sightline.pipelines import Answer, Answered, Answerer, Conversation, Example, Request
 from sightline.pipelines.journal import line_of, told
 from sightline.pipelines.remote import PREFIX, Remote
 
@@ -67,6 +67,7 @@ def ask(
     model: ModelLike = SPEAKS,
     choices: Sequence[str] | None = None,
     together: bool = False,
+    examples: Sequence[Example | Mapping[str, Any]] = (),
     out: str | Path | None = None,
     max_new_tokens: int = 128,
     temperature: float = 0.0,
@@ -85,6 +86,7 @@ def ask(
 
     pictures: sources (file, folder, glob) or pictures in memory. together: ask one question of all pictures at once.
     choices: the answers to choose among; without them the model speaks freely, greedily unless temperature is above 0.
+    examples: shown before every question, each a picture with an answer and perhaps a question of its own.
     out: a file of JSON lines that grows answer by answer; what it holds already is not asked again.
     calibrate: turn confidences into how often such answers are right, where the model folder has a calibration.json.
     on_answer: called with each answer. on_text: with the words as they come, when there is one question about one picture.
@@ -94,6 +96,7 @@ def ask(
     options = Generation(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed,
                          num_beams=num_beams)  # fmt: skip
     answerer = open_answerer(model, device, dtype, batch_size, calibrate)
+    answerer = answerer.with_examples(examples) if examples else answerer
     words = [questions] if isinstance(questions, str) else list(questions)
     good, refused = _askable(words, answerer)
     items, failed = gather(pictures)

@@ -23,6 +23,7 @@ from sightline.hub import Model, resolve, write_json
 from sightline.models.language.decoder import Decoder
 from sightline.models.loading import context_length
 from sightline.models.vision.siglip_vision import SigLIPVision, SigLIPVisionConfig
+from sightline.models.vlm.idefics import Idefics
 from sightline.models.vlm.spliced import Spliced
 from sightline.models.zoo import model_class
 from sightline.runtime.forecast import forecast
@@ -123,6 +124,8 @@ def towers(model: Model[Any], height: int, width: int, batch_size: int) -> list[
     """Each tower run once on the meta device."""
     if isinstance(model, Spliced) and isinstance(model.language, Decoder):
         return _seeing(model, height, width, batch_size)
+    if isinstance(model, Idefics):
+        return _beside(model, height, width, batch_size)
     if callable(getattr(model, "look", None)):
         return _looking(model, height, width, batch_size)
     if isinstance(model, Decoder):
@@ -158,6 +161,22 @@ def _seeing(model: Spliced[Any], height: int, width: int, batch_size: int) -> li
     visual = int(sees.tokens_per_picture(height, width))
     said = f"{visual} visual + {QUESTION} words"
     return [seen, _writes(model, model.language, visual + QUESTION, said, batch_size)]
+
+
+def _beside(model: Idefics, height: int, width: int, batch_size: int) -> list[TowerCost]:
+    """A picture through tower and resampler, and a prompt whose words look at it between the decoder's layers."""
+    pictures = {name: torch.cat([one] * batch_size) for name, one in model.picture_inputs(height, width).items()}
+    seen = _run(model, "picture", f"{height}×{width}", model.image_features, pictures, model.vision)
+    visual, words = model.tokens_per_picture(height, width), QUESTION + 3  # the picture's own ids
+    inputs = {
+        "input_ids": torch.ones((batch_size, words), dtype=torch.long, device="meta"),
+        "pictures": torch.empty(batch_size, visual, model.config.vision_config.embed_dim, device="meta"),
+        "sees": torch.ones((batch_size, words, visual), dtype=torch.bool, device="meta"),
+    }
+    cache = model.language.new_cache(capacity=words)
+    reads = partial(model.language, cache=cache, last_only=True)
+    done = _run(model, "language", f"{words} words beside {visual} visual", reads, inputs, model.language)
+    return [seen, replace(done, cache_bytes=cache.memory() // 2)]
 
 
 def _looking(model: Model[Any], height: int, width: int, batch_size: int) -> list[TowerCost]:

@@ -1,7 +1,7 @@
 """inspect resolution: more pixels, more tokens? What every family makes of one picture, from a thumbnail to 4K.
 
 Families differ in what they do with a large picture: shrink it (LLaVA, PaliGemma), cut it into a few tiles (LLaVA-NeXT,
-InternVL), read it as it is (Pixtral, Qwen2-VL), or sum it up in a fixed number of tokens (Idefics2).
+InternVL, Molmo 2), read it as it is (Pixtral, Qwen2-VL), or sum it up in a fixed number of tokens (Idefics2).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from sightline.hub import Model
 from sightline.media import Picture, read_picture
 from sightline.models.language.decoder import Decoder
 from sightline.models.loading import read_processor
+from sightline.models.vlm.idefics import Idefics
 from sightline.models.vlm.spliced import Spliced
 
 SIZES = (224, 336, 448, 672, 1024, 1536, 2048, 3840)  # longer side in pixels; the last is 4K
@@ -27,14 +28,17 @@ MODELS = (  # one of about 7 billion parameters for each family, where there is 
     "mistral-community/pixtral-12b",
     "Qwen/Qwen2-VL-7B-Instruct",
     "OpenGVLab/InternVL3-8B-hf",
+    "allenai/Molmo2-8B",
     "HuggingFaceM4/idefics2-8b",
+    "HuggingFaceM4/idefics-9b",
     "google/paligemma-3b-pt-448",
 )
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One model and one size. width, height: of the picture in pixels. tokens: that it takes of the context.
+    """One model and one size. width, height: of the picture in pixels. tokens: that it takes of the context (IDEFICS:
+    that stand beside it; three ids are all that a picture takes there).
 
     tower_tokens: longest sequence in the vision tower. flops: to look and to read the prompt, 2 per multiply-add.
     memory_bytes: most activations alive at once with the cache, without weights; cache_bytes: keys and values alone; both
@@ -108,11 +112,12 @@ def _readings(model: str | Path | Model[Any], shapes: Sequence[tuple[int, int]])
         shaped.processor = model.processor
     elif Path(model).is_dir():
         shaped.processor = read_processor(Path(model), shaped)  # it may have its own budget of pixels
-    if not isinstance(shaped, Spliced) or not isinstance(shaped.language, Decoder):
+    if not isinstance(shaped, Spliced | Idefics) or not isinstance(shaped.language, Decoder):
         raise UsageError(
             f"{name} is a {type(shaped).__name__}, which reads no pictures into a decoder; name another model."
         )
-    one_size = type(shaped).picture_inputs is Spliced.picture_inputs  # its processor makes every picture equal
+    square = (Spliced.picture_inputs, Idefics.picture_inputs)
+    one_size = type(shaped).picture_inputs in square  # its processor makes every picture equal
     known: dict[Any, list[TowerCost]] = {}
     found = []
     for width, height in shapes:

@@ -85,6 +85,11 @@ KNOWN: dict[str, dict[str, Any]] = {
             "num_key_value_heads": 2, "vocab_size": 151674,
         },
     },
+    "HuggingFaceM4/idefics-9b": {
+        "model_type": "idefics", "additional_vocab_size": 2, "cross_layer_interval": 4, "qk_layer_norms": True,
+        "use_resampler": True, "vision_config": {"embed_dim": 1280}, "perceiver_config": {"qk_layer_norms_perceiver": True},
+    },
+    "allenai/Molmo2-8B": {"model_type": "molmo2", "adapter_config": {"intermediate_size": 12288, "text_hidden_size": 4096}},
     "HuggingFaceM4/idefics2-8b": {
         "model_type": "idefics2", "vision_config": {**SO400M, "image_size": 980, "patch_size": 14},
         "text_config": {"vocab_size": 32003, "max_position_embeddings": 32768},

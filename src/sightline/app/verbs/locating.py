@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from sightline.app.options import BUILT_IN, DETECTS, MEASURES, SPEAKS
-from sightline.app.placing_drawing import boxes_drawn
+from sightline.app.placing_drawing import boxes_drawn, points_drawn
 from sightline.app.verbs.asking import open_answerer
 from sightline.app.verbs.embed import Progress, gather, name_of
 from sightline.app.verbs.opening import open_embedder
@@ -20,10 +20,11 @@ from sightline.hub import Model
 from sightline.hub.resolve import built_in_names
 from sightline.media import Boxes, Picture, read_picture
 from sightline.media.pixels import as_picture
+from sightline.media.points import Points
 from sightline.models.contrastive.embedder import Embedder
 from sightline.models.zoo import load
 from sightline.pipelines import Answerer
-from sightline.pipelines.grounding import Locator, clean, detects, locator_of
+from sightline.pipelines.grounding import Locator, PointLocator, clean, detects, locator_of
 
 Grounder = str | Path | Model[Any] | Answerer | Locator
 Reranker = str | Path | Model[Any] | Embedder | None
@@ -31,20 +32,26 @@ Reranker = str | Path | Model[Any] | Embedder | None
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """boxes: in pixels of the original upright picture; labels index the phrases. file: the drawn picture."""
+    """boxes: in pixels of the original upright picture, or points, of a model that points; labels index the phrases.
+    file: the drawn picture."""
 
     picture: str
-    boxes: Boxes
+    boxes: Boxes | Points
     file: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Per phrase whether it names anything, and its boxes, best first."""
+        """Per phrase whether it names anything, and its boxes (or points), best first."""
+        pointed = isinstance(self.boxes, Points)
+        one, many = ("point", "points") if pointed else ("box", "boxes")
+        places = self.boxes.xy if isinstance(self.boxes, Points) else self.boxes.xyxy
         phrases = []
         for number, phrase in enumerate(self.boxes.phrases):
-            own = self.boxes[self.boxes.labels == number]
-            rows = sorted(zip(own.scores.tolist(), own.xyxy.tolist(), strict=True), key=lambda row: -row[0])
-            boxes = [{"box": box, "score": score} for score, box in rows]
-            phrases.append({"phrase": phrase, "match": bool(boxes), "boxes": boxes})
+            own = self.boxes.labels == number
+            rows = sorted(
+                zip(self.boxes.scores[own].tolist(), places[own].tolist(), strict=True), key=lambda row: -row[0]
+            )
+            found = [{one: place, "score": score} for score, place in rows]
+            phrases.append({"phrase": phrase, "match": bool(found), many: found})
         record = {"picture": self.picture, "width": self.boxes.width, "height": self.boxes.height, "phrases": phrases}
         return record | ({"file": str(self.file)} if self.file else {})
 
@@ -72,7 +79,8 @@ def locate(
     dtype: str = "auto",
     progress: Progress | None = None,
 ) -> Located:
-    """Boxes of each phrase in each picture; a phrase that names nothing there has none.
+    """Boxes of each phrase in each picture, or its points, where the model points (Molmo 2); a phrase that names nothing
+    there has none.
 
     pictures: sources (file, folder, glob) or pictures in memory. model: one that grounds (LLaVA with places, Florence-2,
     Kosmos-2, PaliGemma), or a detector, whose boxes the `reranker`, a CLIP, compares with the phrase. out: a folder for
@@ -85,7 +93,11 @@ def locate(
     for item in items:
         try:
             picture = read_picture(item) if isinstance(item, (str, Path)) else as_picture(item)
-            boxes = locator.locate(picture, wanted)
+            boxes: Boxes | Points
+            if isinstance(locator, PointLocator):
+                boxes = locator.points(picture, wanted)
+            else:
+                boxes = locator.locate(picture, wanted)
             file = None if out is None else drawn(picture, boxes, Path(out), len(found))
             found.append(Found(name_of(item), boxes, file))
         except PictureError as error:
@@ -95,12 +107,13 @@ def locate(
     return Located(found=found, locator=locator.name, failed=failed)
 
 
-def drawn(picture: Picture, boxes: Boxes, folder: Path, number: int) -> Path:
-    """The picture with its boxes as a PNG in the folder, named after its source."""
+def drawn(picture: Picture, boxes: Boxes | Points, folder: Path, number: int) -> Path:
+    """The picture with its boxes or points as a PNG in the folder, named after its source."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = Path(picture.source).stem if Path(picture.source).suffix else "picture"
     path = folder / f"{number:04d}-{stem[:80]}.png"
-    Image.fromarray(boxes_drawn(picture, boxes)).save(path)
+    shown = points_drawn(picture, boxes) if isinstance(boxes, Points) else boxes_drawn(picture, boxes)
+    Image.fromarray(shown).save(path)
     return path
 
 

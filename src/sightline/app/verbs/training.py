@@ -6,10 +6,14 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sightline.app.verbs.result import Failure, Result
 from sightline.errors import TrainingError, UsageError
+
+if TYPE_CHECKING:
+    from sightline.training.check import Check
+    from sightline.training.loop import TrainingResult
 
 WORLD = "tabletop"  # the recipe that draws its own data
 CHECK_SCENES = 48
@@ -69,15 +73,7 @@ def train_contrastive(
         done = train(
             pairs or "", out, recipe_name=recipe, settings=settings, model=model, resume=resume, quiet=quiet, **extra
         )
-    problems = out / "problems.txt"
-    failed = (
-        [Failure(*_split(line)) for line in problems.read_text(encoding="utf-8").splitlines()]
-        if problems.is_file()
-        else []
-    )
-    return Trained(
-        out=out, folder=done.folder, steps=done.steps, seconds=done.seconds, figures=dict(done.figures), failed=failed
-    )
+    return trained_result(out, done)
 
 
 def check_contrastive(
@@ -101,10 +97,7 @@ def check_contrastive(
             found = check(Path(folder) / "pairs.jsonl", recipe_name=recipe, settings=settings, model=model, **extra)
     else:
         found = check(pairs, recipe_name=recipe, settings=settings, model=model, **extra)
-    return Checked(
-        passed=found.passed, findings=list(found.findings), first_loss=found.first_loss, last_loss=found.last_loss,
-        steps=found.steps, seconds=found.seconds,
-    )  # fmt: skip
+    return checked_result(found)
 
 
 def require_passed(checked: Checked) -> None:
@@ -113,17 +106,35 @@ def require_passed(checked: Checked) -> None:
         raise TrainingError("the check did not pass: " + " ".join(checked.findings))
 
 
+def require_recipe(name: str | None, table: Iterable[str]) -> None:
+    """Raise UsageError for a recipe that the table does not hold; None, which lets the run choose, is fine."""
+    known = list(table)
+    if name is not None and name not in known:
+        raise UsageError(f"there is no recipe {name!r}; the recipes are {', '.join(known)}.")
+
+
+def trained_result(out: Path, done: TrainingResult) -> Trained:
+    """What a run left, with one failure for every line of its problems.txt ("SOURCE: REASON")."""
+    from sightline.training.problems import reported_problems
+
+    failed = [Failure(line.partition(": ")[0], line) for line in reported_problems(out)]
+    return Trained(
+        out=out, folder=done.folder, steps=done.steps, seconds=done.seconds, figures=dict(done.figures), failed=failed
+    )
+
+
+def checked_result(found: Check) -> Checked:
+    return Checked(
+        passed=found.passed, findings=list(found.findings), first_loss=found.first_loss, last_loss=found.last_loss,
+        steps=found.steps, seconds=found.seconds,
+    )  # fmt: skip
+
+
 def _check_recipe(pairs: Any, recipe: str | None, model: Any) -> None:
     from sightline.training.recipes import RECIPES
 
-    if recipe is not None and recipe not in RECIPES:
-        raise UsageError(f"there is no recipe {recipe!r}; the recipes are {', '.join(RECIPES)}.")
+    require_recipe(recipe, RECIPES)
     if pairs is None and recipe != WORLD:
         raise UsageError(f"name the pairs to learn from, or --recipe {WORLD}, which draws its own.")
     if recipe == WORLD and pairs is None and model is not None:
         raise UsageError(f"the recipe {WORLD} starts from scratch; leave --model out, or name pairs to go on with.")
-
-
-def _split(line: str) -> tuple[str, str]:
-    source, mark, reason = line.partition(": ")
-    return (source, line) if mark else (line, reason or line)

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sightline.app.verbs.result import Failure
-from sightline.app.verbs.training import Checked, Trained
+from sightline.app.verbs.training import Checked, Trained, checked_result, require_recipe, trained_result
 from sightline.errors import UsageError
 
 WORLD = "tabletop-depth"  # the recipe that draws its own data
@@ -44,12 +43,7 @@ def train_depth(
             data, out, recipe_name=recipe, settings=settings, model=model, scale=scale, fov=fov, resume=resume,
             quiet=quiet,
         )  # fmt: skip
-    problems = out / "problems.txt"
-    lines = problems.read_text(encoding="utf-8").splitlines() if problems.is_file() else []
-    failed = [Failure(line.partition(": ")[0], line) for line in lines]
-    return Trained(
-        out=out, folder=done.folder, steps=done.steps, seconds=done.seconds, figures=dict(done.figures), failed=failed
-    )
+    return trained_result(out, done)
 
 
 def check_depth(
@@ -66,17 +60,13 @@ def check_depth(
 
     _check(data, recipe, model)
     found = check(data, recipe_name=recipe, settings=settings, model=model, scale=scale, fov=fov)
-    return Checked(
-        passed=found.passed, findings=list(found.findings), first_loss=found.first_loss, last_loss=found.last_loss,
-        steps=found.steps, seconds=found.seconds,
-    )  # fmt: skip
+    return checked_result(found)
 
 
 def _check(data: Any, recipe: str | None, model: Any) -> None:
     from sightline.training.recipes.depth import DEPTH_RECIPES
 
-    if recipe is not None and recipe not in DEPTH_RECIPES:
-        raise UsageError(f"there is no recipe {recipe!r}; the recipes are {', '.join(DEPTH_RECIPES)}.")
+    require_recipe(recipe, DEPTH_RECIPES)
     if data is None and recipe != WORLD:
         raise UsageError(f"name the folder to learn from, or --recipe {WORLD}, which draws its own.")
     if data is None and model is not None:

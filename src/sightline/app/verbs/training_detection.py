@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sightline.app.verbs.result import Failure
-from sightline.app.verbs.training import Checked, Trained
+from sightline.app.verbs.training import Checked, Trained, checked_result, require_recipe, trained_result
 from sightline.errors import UsageError
 
 
@@ -37,12 +36,7 @@ def train_detection(
         data, out, recipe_name=recipe, settings=settings, model=model, pictures=pictures,
         bank=Path(scenes) if scenes is not None else None, resume=resume, quiet=quiet,
     )  # fmt: skip
-    problems = out / "problems.txt"
-    lines = problems.read_text(encoding="utf-8").splitlines() if problems.is_file() else []
-    failed = [Failure(line.partition(": ")[0], line) for line in lines]
-    return Trained(
-        out=out, folder=done.folder, steps=done.steps, seconds=done.seconds, figures=dict(done.figures), failed=failed
-    )
+    return trained_result(out, done)
 
 
 def check_detection(
@@ -58,17 +52,13 @@ def check_detection(
 
     _check(data, recipe, model)
     found = check(data, recipe_name=recipe, settings=settings, model=model, pictures=pictures)
-    return Checked(
-        passed=found.passed, findings=list(found.findings), first_loss=found.first_loss, last_loss=found.last_loss,
-        steps=found.steps, seconds=found.seconds,
-    )  # fmt: skip
+    return checked_result(found)
 
 
 def _check(data: Any, recipe: str | None, model: Any) -> None:
     from sightline.training.recipes.detection import DETECTION_RECIPES
 
-    if recipe is not None and recipe not in DETECTION_RECIPES:
-        raise UsageError(f"there is no recipe {recipe!r}; the recipes are {', '.join(DETECTION_RECIPES)}.")
+    require_recipe(recipe, DETECTION_RECIPES)
     draws = [name for name, plan in DETECTION_RECIPES.items() if plan.scenes]
     if data is None and recipe not in draws:
         raise UsageError(f"name a COCO file to learn from, or --recipe {' or '.join(draws)}, which draw their own.")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sightline.app.verbs.result import Failure, Result
-from sightline.app.verbs.training import Checked, Trained
+from sightline.app.verbs.result import Result
+from sightline.app.verbs.training import Checked, Trained, checked_result, require_recipe, trained_result
 from sightline.errors import UsageError
 
 WORLD = "tabletop-llava"  # the recipe that draws its own data
@@ -55,12 +55,7 @@ def train_llava(
             data or "", out, recipe_name=recipe, settings=settings, model=model, vision=vision, language=language,
             bridge=bridge, pictures=pictures, resume=resume, quiet=quiet,
         )  # fmt: skip
-    problems = out / "problems.txt"
-    lines = problems.read_text(encoding="utf-8").splitlines() if problems.is_file() else []
-    failed = [Failure(line.partition(": ")[0], line) for line in lines]
-    return Trained(
-        out=out, folder=done.folder, steps=done.steps, seconds=done.seconds, figures=dict(done.figures), failed=failed
-    )
+    return trained_result(out, done)
 
 
 def show_llava(
@@ -106,17 +101,13 @@ def check_llava(
         data, recipe_name=recipe, settings=settings, model=model, vision=vision, language=language, bridge=bridge,
         pictures=pictures,
     )  # fmt: skip
-    return Checked(
-        passed=found.passed, findings=list(found.findings), first_loss=found.first_loss, last_loss=found.last_loss,
-        steps=found.steps, seconds=found.seconds,
-    )  # fmt: skip
+    return checked_result(found)
 
 
 def _check(data: Any, recipe: str | None, model: Any, vision: Any, language: Any) -> None:
     from sightline.training.recipes.llava import LLAVA_RECIPES
 
-    if recipe is not None and recipe not in LLAVA_RECIPES:
-        raise UsageError(f"there is no recipe {recipe!r}; the recipes are {', '.join(LLAVA_RECIPES)}.")
+    require_recipe(recipe, LLAVA_RECIPES)
     if recipe == WORLD and data is None:
         if model or vision or language:
             raise UsageError(f"the recipe {WORLD} makes its own model; leave --model, --vision and --language out.")

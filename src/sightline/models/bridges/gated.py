@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sightline.hub import Fused, KeyTable, Shaped
 from sightline.models.bridges.head_norm import normed_by_head
-from sightline.nn import Attention, GatedMLP, RMSNorm
+from sightline.nn import Attention, ContextCache, GatedMLP, RMSNorm, cross_attend
 from sightline.nn.masks import hidden as lowest
 
 
@@ -34,22 +34,31 @@ class GatedCrossBlock(nn.Module):
     def forward(
         self,
         tokens: Float[Tensor, "batch words hidden"],
-        picture: Float[Tensor, "batch keys context"],
+        picture: Float[Tensor, "batch keys context"] | None,
         sees: Bool[Tensor, "batch words keys"] | None = None,
+        *,
+        kept: ContextCache | None = None,
     ) -> Float[Tensor, "batch words hidden"]:
         """sees: which word may look at which picture token (Flamingo: those of the last picture before it).
 
-        A word that sees no picture takes nothing from the attention.
+        A word that sees no picture takes nothing from the attention; nor does any where there is none.
+        kept: the picture's keys and values, filled by the first look; later ones need no `picture`.
         """
-        bias = None
-        if sees is not None:
-            bias = tokens.new_zeros(sees.shape).masked_fill(~sees, lowest(tokens))[:, None]
-        mixed, _ = self.attention(self.norm_attention(tokens), picture, bias=bias)
-        if sees is not None:
-            mixed = mixed.masked_fill(~sees.any(dim=-1, keepdim=True), 0.0)
-        tokens = tokens + torch.tanh(self.gate_attention) * mixed
-        done: Tensor = tokens + torch.tanh(self.gate_mlp) * self.mlp(self.norm_mlp(tokens))
+        if picture is not None or (kept is not None and kept.filled):
+            bias = None
+            if sees is not None:
+                bias = tokens.new_zeros(sees.shape).masked_fill(~sees, lowest(tokens))[:, None]
+            mixed, _ = cross_attend(self.attention, self.norm_attention(tokens), picture, bias=bias, kept=kept)
+            if sees is not None:
+                mixed = mixed.masked_fill(~sees.any(dim=-1, keepdim=True), 0.0)
+            tokens = tokens + _opened(self.gate_attention, tokens) * mixed
+        done: Tensor = tokens + _opened(self.gate_mlp, tokens) * self.mlp(self.norm_mlp(tokens))
         return done
+
+
+def _opened(gate: Tensor, like: Tensor) -> Tensor:
+    """How far a gate is open; a lone number is kept in float32, whatever the tokens are."""
+    return torch.tanh(gate).to(like.dtype)
 
 
 def idefics_block(

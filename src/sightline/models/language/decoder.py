@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -78,6 +78,11 @@ class Decoder(WordModel[D]):
         """What the first block reads; a family with learned positions adds them here."""
         return tokens
 
+    def between(self, layer: int, tokens: Float[Tensor, "batch tokens hidden"], context: Any) -> Tensor:
+        """What is done before block number `layer` with what `forward` was given as context: nothing, unless a family
+        looks at pictures between its blocks (Flamingo)."""
+        return tokens
+
     def through(
         self, block: nn.Module, tokens: Tensor, *, rotation: Rotation | None, **how: Any
     ) -> tuple[Tensor, Tensor | None]:
@@ -118,10 +123,12 @@ class Decoder(WordModel[D]):
         position_ids: Int[Tensor, "*axes batch tokens"] | None = None,
         segments: Int[Tensor, "batch tokens"] | None = None,
         prefix: Int[Tensor, " batch"] | None = None,
+        together: Bool[Tensor, "batch tokens"] | None = None,
         cache: Cache | None = None,
         last_only: bool = False,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
+        context: Any = None,
     ) -> DecoderOutput:
         """Read ids or vectors, behind what the cache holds.
 
@@ -130,6 +137,8 @@ class Decoder(WordModel[D]):
         cache. [3, batch, tokens] for M-RoPE. last_only: logits [batch, 1, vocabulary] of the last position (pad left).
         segments: numbers of packed samples; a token sees only its own, and counts positions from its start.
         prefix: how many tokens of each row, padding before them included, are a prompt whose tokens all see one another.
+        context: what a family looks at between its blocks, see `between`.
+        together: which of the new tokens all see one another, wherever they stand; those in the cache see no later ones.
         """
         vectors = self.taken(input_ids, inputs_embeds, "a decoder")
         batch, fresh = vectors.shape[:2]
@@ -156,7 +165,7 @@ class Decoder(WordModel[D]):
                 cache.shift = _highest(position_ids, padding) + 1 - real
         rotation = None if self.rotary is None else self.rotary(positions)
         sight = {
-            window: self._sight(fresh, keys, vectors, window, padding, segments, prefix)
+            window: self._sight(fresh, keys, vectors, window, padding, segments, prefix, together)
             for window in dict.fromkeys(self.windows)
         }
         tokens = self.enter(vectors, positions)
@@ -165,6 +174,7 @@ class Decoder(WordModel[D]):
         through = partial(checkpoint, self.through, use_reentrant=False) if again else self.through
         for i, block in enumerate(self.blocks):
             bias, causal = sight[self.windows[i]]
+            tokens = tokens if context is None else self.between(i, tokens, context)
             tokens, seen = through(
                 block,
                 tokens,
@@ -196,17 +206,23 @@ class Decoder(WordModel[D]):
         padding: Tensor | None,
         segments: Tensor | None,
         prefix: Tensor | None,
+        together: Tensor | None,
     ) -> tuple[Tensor | None, bool]:
         """The bias of one kind of layer and whether it is causal besides: no bias where none is needed."""
         whole = prefix is not None and bool((prefix >= keys).all())  # nothing but prompts: nobody looks back only
         window = window if window is not None and keys > window and not whole else None
         causal = fresh > 1 and not whole
         prefix = prefix if causal and prefix is not None and bool((prefix > 1).any()) else None
-        if window is None and padding is None and segments is None and prefix is None and (fresh == 1 or fresh == keys):
+        together = (
+            F.pad(together, (keys - fresh, 0)) if causal and together is not None and bool(together.any()) else None
+        )
+        nobody = window is None and padding is None and segments is None and prefix is None and together is None
+        if nobody and (fresh == 1 or fresh == keys):
             return None, causal
         return attention_bias(
-            fresh, keys, like=like, causal=causal, window=window, padding=padding, prefix=prefix, segments=segments
-        ), False
+            fresh, keys, like=like, causal=causal, window=window, padding=padding, prefix=prefix, segments=segments,
+            together=together,
+        ), False  # fmt: skip
 
     def keys(self) -> KeyTable:
         """The table of this family, and what its config says of the head and of shared keys. A model that holds a

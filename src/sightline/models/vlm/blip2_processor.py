@@ -19,7 +19,7 @@ from sightline.models.language.chat import Message
 from sightline.models.language.tokenizers import Side, Tokenizer
 from sightline.models.loading import context_length, read_picture_side
 from sightline.models.processor import PictureSide, Processor
-from sightline.models.vlm.processor import FILE, Placeholders, VLMProcessor, _flat
+from sightline.models.vlm.processor import FILE, Placeholders, VLMProcessor, flat_pictures
 
 IMAGE = "<image>"
 
@@ -49,7 +49,7 @@ class Blip2Processor(VLMProcessor):
         """
         if isinstance(texts, str):
             raise UsageError("texts is one string; give a list of them.")
-        flat, each = _flat(pictures)
+        flat, each = flat_pictures(pictures)
         if each is not None and any(count != 1 for count in each):
             raise UsageError("this model reads one picture with each text; give as many pictures as texts.")
         inputs = self.pictures(flat) if flat else {}

@@ -22,7 +22,7 @@ from sightline.models.processor import PictureSide, Processor
 from sightline.models.vlm.paligemma_masks import FILE as MASK_FILE
 from sightline.models.vlm.paligemma_masks import MaskDecoder
 from sightline.models.vlm.paligemma_places import PLACES, TOKENS
-from sightline.models.vlm.processor import Placeholders, VLMProcessor, _flat
+from sightline.models.vlm.processor import Placeholders, VLMProcessor, flat_pictures
 
 IMAGE = "<image>"
 
@@ -32,6 +32,8 @@ class PaliGemmaProcessor(VLMProcessor):
 
     mask_decoder: draws the masks of `segment`; None where there is none.
     """
+
+    CONVERSES = False
 
     def __init__(
         self, pictures: PictureSide, tokenizer: Tokenizer, placeholders: Placeholders, masks: MaskDecoder | None = None
@@ -65,7 +67,7 @@ class PaliGemmaProcessor(VLMProcessor):
         """
         if isinstance(texts, str) or isinstance(answers, str):
             raise UsageError("texts and answers are lists of strings, one for each row.")
-        flat, each = _flat(pictures)
+        flat, each = flat_pictures(pictures)
         inputs = self.pictures(flat) if flat else {}
         if texts is None:
             return inputs

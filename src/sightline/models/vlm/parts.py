@@ -54,7 +54,7 @@ def part_config(table: Mapping[str, tuple[str, str]], data: Any, field: str, def
 
 def hidden_states(
     tower: Model[Any],
-    pixel_values: Float[Tensor, "pictures channels height width"],
+    pixel_values: Float[Tensor, "pictures *pixels"],
     layers: Sequence[int],
     **more: Tensor | None,
 ) -> list[Float[Tensor, "_ tokens hidden"]]:

@@ -66,6 +66,7 @@ class VLMProcessor(Processor):
     """`processor(pictures, texts)` for prompts that are ready, `processor.chat(conversations, pictures)` for messages."""
 
     CLASS = "LlavaProcessor"  # the official class of the same files
+    CONVERSES: ClassVar[bool] = True  # whether a prompt may hold several turns, each with pictures of its own
     pictures: PictureSide
     tokenizer: Tokenizer
 
@@ -97,7 +98,7 @@ class VLMProcessor(Processor):
         """
         if isinstance(texts, str):
             raise UsageError("texts is one string; give a list of them, one for each conversation.")
-        flat, each = _flat(pictures)
+        flat, each = flat_pictures(pictures)
         inputs = self.pictures(flat) if flat else {}
         if texts is None:
             return inputs
@@ -116,10 +117,6 @@ class VLMProcessor(Processor):
         """The text with each `<image>` written as the next of the marks."""
         first, *parts = text.split(self.image_token)
         return first + "".join(next(marks) + part for part in parts)
-
-    def expand(self, text: str, size: int) -> str:
-        """The text with each `<image>` written `size` times."""
-        return text.replace(self.image_token, self.image_token * size)
 
     def chat(
         self,
@@ -220,7 +217,7 @@ class VLMProcessor(Processor):
             )
 
 
-def _flat(pictures: Sequence[Any] | None) -> tuple[list[Any], list[int] | None]:
+def flat_pictures(pictures: Sequence[Any] | None) -> tuple[list[Any], list[int] | None]:
     """All pictures in order, and how many each text has if they came in lists."""
     if pictures is None:
         return [], None

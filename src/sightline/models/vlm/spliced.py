@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sightline.errors import UsageError
@@ -30,11 +30,13 @@ class Spliced(Model[C]):
     """`embed` gives what the decoder reads, so `respond(model.language, inputs_embeds=…)` and `Prefix` work on it.
 
     PICTURES: names of what the processor makes of pictures. TOKEN: the placeholder, as errors should write it.
+    ADDS: features are added to the placeholder's own vector; else they stand in its place.
     """
 
     language: Decoder[Any]
     PICTURES: ClassVar[tuple[str, ...]] = ("pixel_values",)
     TOKEN: ClassVar[str] = "<image>"
+    ADDS: ClassVar[bool] = False
 
     @property
     def image_token_id(self) -> int:
@@ -61,6 +63,10 @@ class Spliced(Model[C]):
         """position_ids of a prompt; None: a token's position is the number of real tokens before it."""
         return None
 
+    def together(self, input_ids: Int[Tensor, "batch tokens"]) -> Bool[Tensor, "batch tokens"] | None:
+        """Which tokens of a prompt all see one another, those behind them too; None: each sees those before it."""
+        return None
+
     def embed(
         self, inputs: Mapping[str, Tensor], *, image_features: Features | None = None
     ) -> tuple[Float[Tensor, "batch tokens hidden"], Int[Tensor, "batch tokens"]]:
@@ -82,6 +88,9 @@ class Spliced(Model[C]):
                 raise UsageError("give pixel_values or image_features, not both; the second is made of the first.")
             features = self.image_features(**pictures)
         places = input_ids == self.image_token_id
+        if self.ADDS:
+            vectors = self.language.embed(input_ids)
+            return torch.where(places[..., None], vectors, 0) + fuse(vectors, places, features, self.TOKEN), features
         vectors = self.language.embed(input_ids.masked_fill(places, 0))  # its own row may not be in the word table
         return fuse(vectors, places, features, self.TOKEN), features
 
@@ -106,6 +115,8 @@ class Spliced(Model[C]):
         vectors, features = self._fused(input_ids, pictures, image_features)
         if position_ids is None and (cache is None or not cache.length):
             position_ids = self.positions(input_ids, attention_mask, pictures)
+        if "together" not in more and (seen := self.together(input_ids)) is not None:
+            more["together"] = seen
         out = self.language(
             inputs_embeds=vectors, attention_mask=attention_mask, position_ids=position_ids, cache=cache, **more
         )

@@ -6,13 +6,12 @@ A recipe is changed by `key=value`; keys are those of `Recipe` and of `Options`.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sightline.errors import UsageError
-from sightline.training.options import Options, override
+from sightline.training.options import Options
+from sightline.training.recipes.changing import changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,24 +86,7 @@ RECIPES: dict[str, Recipe] = {
 
 def recipe(name: str, assignments: Iterable[str] = ()) -> Recipe:
     """A recipe by name with `key=value` changes. Raises UsageError for an unknown recipe or key."""
-    if name not in RECIPES:
-        raise UsageError(f"There is no recipe {name!r}; the recipes are {', '.join(RECIPES)}.")
-    chosen = RECIPES[name]
-    own = {f.name for f in dataclasses.fields(Recipe)} - {"options", "what"}
-    run = {f.name for f in dataclasses.fields(Options)}
-    mine: list[str] = []
-    rest: list[str] = []
-    for text in assignments:
-        key = text.partition("=")[0]
-        if key not in own | run:
-            near = ", ".join(difflib.get_close_matches(key, own | run, n=3) or sorted(own | run))
-            raise UsageError(f"A recipe has no setting {key!r}; did you mean {near}?")
-        (mine if key in own else rest).append(text)
-    if any(t.startswith("steps=") for t in rest) and not any(t.startswith("epochs=") for t in rest):
-        rest.append("epochs=none")
-    if any(t.startswith("epochs=") for t in rest) and not any(t.startswith("steps=") for t in rest):
-        rest.append("steps=none")
-    return dataclasses.replace(override(chosen, mine), options=override(chosen.options, rest))
+    return changed(RECIPES, name, assignments)
 
 
 def plain(settings: Recipe) -> dict[str, Any]:

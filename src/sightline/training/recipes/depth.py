@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from sightline.errors import UsageError
-from sightline.training.options import Options, override
+from sightline.training.options import Options
+from sightline.training.recipes.changing import changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,23 +82,7 @@ def depth_recipe(name: str, assignments: Iterable[str] = ()) -> DepthRecipe:
 
     Raises UsageError for an unknown recipe, key or value.
     """
-    if name not in DEPTH_RECIPES:
-        raise UsageError(f"There is no recipe {name!r}; the recipes are {', '.join(DEPTH_RECIPES)}.")
-    chosen = DEPTH_RECIPES[name]
-    own = {f.name for f in dataclasses.fields(DepthRecipe)} - {"options", "what"}
-    run = {f.name for f in dataclasses.fields(Options)}
-    mine: list[str] = []
-    rest: list[str] = []
-    for text in assignments:
-        key = text.partition("=")[0]
-        if key not in own | run:
-            near = ", ".join(difflib.get_close_matches(key, own | run, n=3) or sorted(own | run))
-            raise UsageError(f"A recipe has no setting {key!r}; did you mean {near}?")
-        (mine if key in own else rest).append(text)
-    said = {text.partition("=")[0] for text in rest}
-    rest += ["epochs=none"] * ("steps" in said and "epochs" not in said)
-    rest += ["steps=none"] * ("epochs" in said and "steps" not in said)
-    plan = dataclasses.replace(override(chosen, mine), options=override(chosen.options, rest))
+    plan = changed(DEPTH_RECIPES, name, assignments)
     _check(plan)
     return plan
 

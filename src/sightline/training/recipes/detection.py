@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from sightline.errors import UsageError
-from sightline.training.options import Options, override
+from sightline.training.options import Options
+from sightline.training.recipes.changing import changed
 
 KINDS = ("detr", "grid")
 
@@ -90,23 +90,7 @@ def detection_recipe(name: str, assignments: Iterable[str] = ()) -> DetectionRec
 
     Raises UsageError for an unknown recipe, key or value.
     """
-    if name not in DETECTION_RECIPES:
-        raise UsageError(f"There is no recipe {name!r}; the recipes are {', '.join(DETECTION_RECIPES)}.")
-    chosen = DETECTION_RECIPES[name]
-    own = {f.name for f in dataclasses.fields(DetectionRecipe)} - {"options", "what"}
-    run = {f.name for f in dataclasses.fields(Options)}
-    mine: list[str] = []
-    rest: list[str] = []
-    for text in assignments:
-        key = text.partition("=")[0]
-        if key not in own | run:
-            near = ", ".join(difflib.get_close_matches(key, own | run, n=3) or sorted(own | run))
-            raise UsageError(f"A recipe has no setting {key!r}; did you mean {near}?")
-        (mine if key in own else rest).append(text)
-    said = {text.partition("=")[0] for text in rest}
-    rest += ["epochs=none"] * ("steps" in said and "epochs" not in said)
-    rest += ["steps=none"] * ("epochs" in said and "steps" not in said)
-    plan = dataclasses.replace(override(chosen, mine), options=override(chosen.options, rest))
+    plan = changed(DETECTION_RECIPES, name, assignments)
     if plan.kind not in KINDS:
         raise UsageError(f"kind={plan.kind!r} is unknown; choose {' or '.join(KINDS)}.")
     least = {"queries": plan.queries, "groups": plan.groups, "anchors": plan.anchors, "batch_size": plan.batch_size}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from sightline.errors import UsageError
-from sightline.training.options import Options, override
+from sightline.training.options import Options
+from sightline.training.recipes.changing import changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,24 +107,10 @@ def llava_recipe(name: str, assignments: Iterable[str] = ()) -> LlavaRecipe:
 
     Raises UsageError for an unknown recipe, key or value.
     """
-    if name not in LLAVA_RECIPES:
-        raise UsageError(f"There is no recipe {name!r}; the recipes are {', '.join(LLAVA_RECIPES)}.")
-    chosen = LLAVA_RECIPES[name]
-    own = {f.name for f in dataclasses.fields(LlavaRecipe)} - {"options", "what"}
-    run = {f.name for f in dataclasses.fields(Options)}
-    mine: list[str] = []
-    rest: list[str] = []
-    for text in assignments:
-        key = text.partition("=")[0]
-        if key not in own | run:
-            near = ", ".join(difflib.get_close_matches(key, own | run, n=3) or sorted(own | run))
-            raise UsageError(f"A recipe has no setting {key!r}; did you mean {near}?")
-        (mine if key in own else rest).append(text)
-    said = {text.partition("=")[0] for text in rest}
-    rest += ["epochs=none"] * ("steps" in said and "epochs" not in said)
-    rest += ["steps=none"] * ("epochs" in said and "steps" not in said)
-    mine += ["warmup_share=none"] * ("warmup" in said and not any(t.startswith("warmup_share=") for t in mine))
-    plan = dataclasses.replace(override(chosen, mine), options=override(chosen.options, rest))
+    given = list(assignments)
+    said = {text.partition("=")[0] for text in given}
+    given += ["warmup_share=none"] * ("warmup" in said and "warmup_share" not in said)  # steps instead of a share
+    plan = changed(LLAVA_RECIPES, name, given)
     for key, value, known in (
         ("learns", plan.learns, ("bridge", "language", "words")), ("template", plan.template, ("chat", "plain")),
         ("select", plan.select, ("default", "full")),

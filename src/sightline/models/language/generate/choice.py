@@ -19,7 +19,8 @@ def discourage(
 ) -> Float[Tensor, "rows vocab"]:
     """Scores (logits, or log probabilities for beams) after penalties and bans; the given tensor stays as it is.
 
-    seen: prompt and answer ids of each row; new: how many of them are the answer's.
+    seen: prompt and answer ids of each row (ids that cannot be said, such as Molmo 2's placeholders, do not count); new:
+    how many of them are the answer's.
     """
     asked = options.repetition_penalty != 1 or options.no_repeat_ngram_size or options.suppress
     early = new < options.min_new_tokens and options.stop
@@ -28,11 +29,13 @@ def discourage(
     scores = scores.clone()
     for row, ids in enumerate(seen):
         if options.repetition_penalty != 1 and ids:
-            places = torch.tensor(sorted(set(ids)), device=scores.device)
+            places = torch.tensor(
+                sorted({i for i in ids if i < scores.shape[-1]}), dtype=torch.long, device=scores.device
+            )
             values = scores[row, places]
             penalty = options.repetition_penalty
             scores[row, places] = torch.where(values < 0, values * penalty, values / penalty)
-        banned = repeats(ids, options.no_repeat_ngram_size)
+        banned = [i for i in repeats(ids, options.no_repeat_ngram_size) if i < scores.shape[-1]]
         if banned:
             scores[row, banned] = -torch.inf
     out = [*options.suppress, *(options.stop if early else ())]

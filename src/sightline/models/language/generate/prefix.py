@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from sightline.errors import UsageError
 from sightline.models.language.generate.options import Generated, Generation, Piece
-from sightline.models.language.generate.respond import _within
+from sightline.models.language.generate.respond import within_context
 from sightline.models.language.generate.steps import DecoderStep
 from sightline.models.language.generate.stream import generate
 from sightline.models.language.generate.text import Decodes
@@ -39,15 +39,17 @@ class Prefix:
         *,
         inputs_embeds: Float[Tensor, "1 tokens hidden"] | None = None,
         position_ids: Int[Tensor, "*axes 1 tokens"] | None = None,
+        together: Bool[Tensor, "1 tokens"] | None = None,
         capacity: int = 0,
     ) -> Prefix:
-        """Read one prompt without padding. capacity: tokens to make room for (0: as needed)."""
+        """Read one prompt without padding. together: tokens that all see one another. capacity: tokens to make room for
+        (0: as needed)."""
         given = inputs_embeds if inputs_embeds is not None else input_ids
         if given is None or given.shape[0] != 1 or not given.shape[1]:
             raise UsageError("a prefix is one row of input_ids or inputs_embeds with at least one token.")
         cache = decoder.new_cache(batch=1, capacity=max(capacity, given.shape[1]))
         start = cls(decoder, cache, torch.empty(1, 0, device=given.device))
-        return start._go_on(cache, input_ids, inputs_embeds, position_ids)
+        return start._go_on(cache, input_ids, inputs_embeds, position_ids, together)
 
     def extend(
         self,
@@ -61,7 +63,14 @@ class Prefix:
             cache = self.cache.copy()
         return self._go_on(cache, input_ids, inputs_embeds, position_ids)
 
-    def _go_on(self, cache: Any, ids: Tensor | None, embeds: Tensor | None, positions: Tensor | None) -> Prefix:
+    def _go_on(
+        self,
+        cache: Any,
+        ids: Tensor | None,
+        embeds: Tensor | None,
+        positions: Tensor | None,
+        together: Tensor | None = None,
+    ) -> Prefix:
         with torch.inference_mode():
             out = self.decoder(
                 ids if embeds is None else None,
@@ -69,6 +78,7 @@ class Prefix:
                 position_ids=positions,
                 cache=cache,
                 last_only=True,
+                **({} if together is None else {"together": together}),
             )
         read = tuple(ids[0].tolist()) if ids is not None else ()
         return Prefix(self.decoder, cache, out.logits[:, -1], self.ids + read)
@@ -86,12 +96,12 @@ class Prefix:
         with torch.inference_mode():
             cache = self.cache.copy()
         if continuations is None:
-            options = _within(options, cache.length, self.decoder.context_length)
+            options = within_context(options, cache.length, self.decoder.context_length)
             step = DecoderStep(self.decoder, cache)
             return generate(step, self.first, options, prompts=[self.ids], tokenizer=tokenizer, on_tokens=on_tokens)
         parts, seen = self._parts(continuations)
         longest = max(map(len, parts))
-        options = _within(options, cache.length + longest, self.decoder.context_length)
+        options = within_context(options, cache.length + longest, self.decoder.context_length)
         if any(w is not None for w in getattr(self.decoder, "windows", ())) and len(set(map(len, parts))) > 1:
             return self._one_by_one(continuations, options, tokenizer, on_tokens)
         mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in parts], device=self.first.device)

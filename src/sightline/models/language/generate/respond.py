@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sightline.errors import TokenizerError, UsageError
@@ -24,6 +24,7 @@ def respond(
     inputs_embeds: Float[Tensor, "rows tokens hidden"] | None = None,
     attention_mask: Int[Tensor, "rows tokens"] | None = None,
     position_ids: Int[Tensor, "*axes rows tokens"] | None = None,
+    together: Bool[Tensor, "rows tokens"] | None = None,
     options: Generation | None = None,
     tokenizer: Decodes | None = None,
     on_tokens: Callable[[Piece], Any] | None = None,
@@ -32,10 +33,11 @@ def respond(
 
     input_ids or inputs_embeds; with both, the embeddings are read and the ids count for the penalties.
     attention_mask: 1 = real; padding may be on either side. Answers end where the model's context does.
+    together: tokens of the prompts that all see one another.
     Raises TokenizerError for a prompt that fills the context.
     """
     step, first, prompts, options = prefill(
-        decoder, input_ids, inputs_embeds, attention_mask, position_ids, options or Generation()
+        decoder, input_ids, inputs_embeds, attention_mask, position_ids, options or Generation(), together
     )
     return generate(step, first, options, prompts=prompts, tokenizer=tokenizer, on_tokens=on_tokens)
 
@@ -69,7 +71,7 @@ def respond_encoded(
 ) -> Generated:
     """Answer with an encoder–decoder. start: what its decoder begins with (decoder_start_token_id, or a prompt)."""
     options = options or Generation()
-    options = _within(options, start.shape[1], model.context_length)
+    options = within_context(options, start.shape[1], model.context_length)
     step = EncoderDecoderStep(model, model.new_cache(), encoder_hidden_states, encoder_attention_mask)
     with torch.inference_mode():
         first = step.step(start)
@@ -83,6 +85,7 @@ def prefill(
     attention_mask: Tensor | None,
     position_ids: Tensor | None,
     options: Generation,
+    together: Tensor | None = None,
 ) -> tuple[Step, Tensor, list[list[int]] | None, Generation]:
     """The step, the logits after the prompts, the prompts without padding, and options that stay in the context."""
     given = inputs_embeds if inputs_embeds is not None else input_ids
@@ -98,13 +101,13 @@ def prefill(
         raise UsageError("a row of attention_mask has no 1; every prompt needs at least one token.")
     if attention_mask is not None:
         order, attention_mask = _left(attention_mask)
-        input_ids, inputs_embeds = (_moved(x, order) for x in (input_ids, inputs_embeds))
+        input_ids, inputs_embeds, together = (_moved(x, order) for x in (input_ids, inputs_embeds, together))
         if position_ids is not None:
             position_ids = position_ids.expand(*position_ids.shape[:-2], len(order), -1)
             position_ids = position_ids.gather(-1, order.expand(*position_ids.shape[:-1], -1))
         given = inputs_embeds if inputs_embeds is not None else input_ids
     assert given is not None
-    options = _within(options, given.shape[1], decoder.context_length)
+    options = within_context(options, given.shape[1], decoder.context_length)
     prompts = None if input_ids is None else _real(input_ids, attention_mask)
     cache = decoder.new_cache(batch=len(given), capacity=given.shape[1] + options.max_new_tokens)
     with torch.inference_mode():
@@ -115,11 +118,12 @@ def prefill(
             position_ids=position_ids,
             cache=cache,
             last_only=True,
+            **({} if together is None else {"together": together}),
         )
     return DecoderStep(decoder, cache), out.logits[:, -1], prompts, options
 
 
-def _within(options: Generation, prompt: int, context: int) -> Generation:
+def within_context(options: Generation, prompt: int, context: int) -> Generation:
     """Options whose answers end with the context; the last token is given out and not read, so it needs no place."""
     room = context - prompt + 1
     if prompt > context or room < 1:
