@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -29,6 +30,7 @@ from sightline.models.language.generate import Generation
 from sightline.models.language.locations import parse
 from sightline.pipelines.answer import Request
 from sightline.pipelines.answering import Answerer
+from sightline.pipelines.contrasts import contrasts
 from sightline.pipelines.patches import patch_features
 
 ASK = "Where is {}?"  # as the tabletop world asks it
@@ -151,8 +153,9 @@ class DetectorLocator:
 
     A phrase that is just a class ("the mug", "mugs") needs no second model: its boxes, with the detector's scores.
     Else, if it names classes, only their boxes are candidates, else all are; the score of a candidate is the detector's
-    score times the probability of the phrase among OTHERS, the classes and the other phrases, given the crop. Of one
-    phrase, boxes with less than half the best score are left out.
+    score times the probability of the phrase, given the crop, among OTHERS, the classes, the other phrases, and the same
+    phrase with another colour, material or size (contrasts.py). Of one phrase, boxes with less than half the best score
+    are left out.
     What neither model sees is not understood: "left of", "the second".
 
     by: "crops" embeds each box as a picture, as any CLIP can; "patches" takes the mean of the patches under it, one look
@@ -203,12 +206,18 @@ class DetectorLocator:
         else:
             vectors = crop_vectors(self.reranker, picture, found)
         alternatives = list(dict.fromkeys([*OTHERS, *(f"the {name}" for name in found.phrases)]))
-        texts = self.reranker.texts([*phrases, *alternatives])
+        opposite = [contrasts(phrase) for phrase in phrases]
+        texts = self.reranker.texts([*phrases, *alternatives, *chain.from_iterable(opposite)])
         count, columns = len(phrases), []
+        behind = count + len(alternatives)
         for number, phrase in enumerate(phrases):
             others = [
-                i for i in range(len(texts)) if i != number and not _says(i, phrase, phrases, alternatives, count)
+                i
+                for i in range(count + len(alternatives))
+                if i != number and not _says(i, phrase, phrases, alternatives, count)
             ]
+            others += range(behind, behind + len(opposite[number]))
+            behind += len(opposite[number])
             chosen, _ = self.reranker.probabilities(vectors, texts[[number, *others]])
             columns.append(chosen[:, 0])
         return np.stack(columns, axis=1)
