@@ -11,6 +11,7 @@ BUILT_IN = "sightline:tabletop-clip"
 SPEAKS = "sightline:tabletop-llava"  # answers questions about pictures, with places where it is asked for them
 DETECTS = "sightline:tabletop-detr"
 MEASURES = "sightline:tabletop-depth"
+GROUNDS = DETECTS  # finds phrases, with the built-in CLIP beside it
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="A checkpoint: a folder, a Hugging Face id, or sightline:NAME (built in).")

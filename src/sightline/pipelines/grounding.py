@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -36,7 +35,8 @@ from sightline.pipelines.patches import patch_features
 ASK = "Where is {}?"  # as the tabletop world asks it
 LONGEST_ANSWER = 72  # tokens: a dozen boxes
 CROP_MARGIN = 0.10  # of a box's sides, added around a crop: CLIP was trained on things with a little around them
-OTHERS = ("something else", "a table", "a wall", "a blurred picture")  # what a crop may show instead
+KNOWN = 10_000  # texts whose vectors are kept
+OTHERS = ("something else", "nothing", "a table", "a wall", "an animal", "a person", "a blurred picture")  # what a crop may show instead
 
 
 @runtime_checkable
@@ -153,9 +153,8 @@ class DetectorLocator:
 
     A phrase that is just a class ("the mug", "mugs") needs no second model: its boxes, with the detector's scores.
     Else, if it names classes, only their boxes are candidates, else all are; the score of a candidate is the detector's
-    score times the probability of the phrase, given the crop, among OTHERS, the classes, the other phrases, and the same
-    phrase with another colour, material or size (contrasts.py). Of one phrase, boxes with less than half the best score
-    are left out.
+    score times the probability of the phrase, given the crop, among OTHERS, the classes, and the same phrase with another
+    colour, material or size (contrasts.py). Of one phrase, boxes with less than half the best score are left out.
     What neither model sees is not understood: "left of", "the second".
 
     by: "crops" embeds each box as a picture, as any CLIP can; "patches" takes the mean of the patches under it, one look
@@ -172,6 +171,7 @@ class DetectorLocator:
         by: Literal["crops", "patches"] = "crops",
     ) -> None:
         self.detector, self.reranker, self.threshold, self.least, self.by = detector, reranker, threshold, least, by
+        self.known: dict[str, np.ndarray] = {}
         self.name = type(detector).__name__ + (f" + {type(reranker.model).__name__}" if reranker else "")
 
     def locate(self, picture: Picture, phrases: Sequence[str]) -> Boxes:
@@ -197,6 +197,16 @@ class DetectorLocator:
             parts.append((number, found.xyxy[kept], scores[kept]))
         return _together(parts, phrases, found.width, found.height)
 
+    def _words(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of texts; those that were asked for before are not computed again."""
+        assert self.reranker is not None
+        new = [text for text in dict.fromkeys(texts) if text not in self.known]
+        if len(self.known) + len(new) > KNOWN:
+            self.known.clear()
+            new = list(dict.fromkeys(texts))
+        self.known |= dict(zip(new, self.reranker.texts(new), strict=True))
+        return np.stack([self.known[text] for text in texts])
+
     def _fits(self, picture: Picture, found: Boxes, phrases: Sequence[str]) -> np.ndarray:
         """[boxes, phrases]: the probability of each phrase for each crop, each beside the same alternatives."""
         assert self.reranker is not None
@@ -205,20 +215,11 @@ class DetectorLocator:
             vectors = np.stack([patches.of(tuple(box)) for box in found.xyxy.tolist()])
         else:
             vectors = crop_vectors(self.reranker, picture, found)
-        alternatives = list(dict.fromkeys([*OTHERS, *(f"the {name}" for name in found.phrases)]))
-        opposite = [contrasts(phrase) for phrase in phrases]
-        texts = self.reranker.texts([*phrases, *alternatives, *chain.from_iterable(opposite)])
-        count, columns = len(phrases), []
-        behind = count + len(alternatives)
-        for number, phrase in enumerate(phrases):
-            others = [
-                i
-                for i in range(count + len(alternatives))
-                if i != number and not _says(i, phrase, phrases, alternatives, count)
-            ]
-            others += range(behind, behind + len(opposite[number]))
-            behind += len(opposite[number])
-            chosen, _ = self.reranker.probabilities(vectors, texts[[number, *others]])
+        rivals = list(dict.fromkeys([*OTHERS, *(f"the {name}" for name in found.phrases)]))
+        columns = []
+        for phrase in phrases:  # each alone: what one means does not hang on what else is asked
+            against = [*(text for text in rivals if not _part(text, phrase)), *contrasts(phrase)]
+            chosen, _ = self.reranker.probabilities(vectors, self._words([phrase, *against]))
             columns.append(chosen[:, 0])
         return np.stack(columns, axis=1)
 
@@ -305,10 +306,10 @@ def crop_vectors(embedder: Embedder, picture: Picture, boxes: Boxes) -> np.ndarr
     return np.stack([row if row is not None else np.zeros(embedder.dim, np.float32) for row in rows])
 
 
-def _says(index: int, phrase: str, phrases: Sequence[str], alternatives: Sequence[str], count: int) -> bool:
-    """Whether text `index` is no alternative to the phrase because it is part of it: "the mug" beside "the red mug"."""
-    text = _plain(phrases[index] if index < count else alternatives[index - count])
-    return f" {text} " in f" {_plain(phrase)} " or f" {_plain(phrase)} " in f" {text} "
+def _part(text: str, phrase: str) -> bool:
+    """Whether a text is no rival of the phrase because one is part of the other: "the mug" beside "the red mug"."""
+    text, phrase = f" {_plain(text)} ", f" {_plain(phrase)} "
+    return text in phrase or phrase in text
 
 
 def _plain(text: str) -> str:

@@ -23,6 +23,7 @@ from sightline.models.language.chat import Message
 from sightline.models.language.generate import Generated, Generation, Piece, Prefix, respond
 from sightline.models.language.tokenizers import token_name
 from sightline.models.vlm.idefics import Idefics
+from sightline.models.vlm.looking_llava import LookingLlava
 from sightline.models.vlm.processor import VLMProcessor
 from sightline.models.vlm.spliced import Spliced
 
@@ -282,7 +283,7 @@ def reader_of(model: Any) -> Reads:
     encoded = encoded_reader_of(model)
     if encoded is not None:
         return encoded
-    kind = InterleavedReader if isinstance(model, Idefics) else SplicedReader
+    kind = InterleavedReader if isinstance(model, Idefics | LookingLlava) else SplicedReader
     if not isinstance(model, Spliced | Idefics):
         raise UsageError(f"{type(model).__name__} answers no questions about pictures; name a LLaVA checkpoint.")
     if not isinstance(model.processor, VLMProcessor):

@@ -29,7 +29,7 @@ class InterleavedReader(SplicedReader):
         super().__init__(model)
         ends = self.processor.end
         self.stop = (*((self.tokenizer.token_id(END),) if ends else ()), *self.stop)
-        self.turns = () if ends else ("\nUser:",)  # checkpoints that are not tuned write the next question themselves
+        self.turns = () if ends else self.processor.stops
         self.suppress = (self.processor.image_token_id, self.processor.around_id)
 
     def respond(self, rows: Sequence[Row], options: Generation, on_piece: OnPiece | None = None) -> list[Said]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.app.options import BUILT_IN, DETECTS, MEASURES, SPEAKS, Device, Dtype, Json, Model, Out, Sources
+from sightline.app.options import BUILT_IN, DETECTS, GROUNDS, MEASURES, Device, Dtype, Json, Model, Out, Sources
 from sightline.app.output import PARTLY, Meter, finish, note, table
 from sightline.errors import UsageError
 
@@ -68,7 +68,7 @@ def locate(
     phrase: Annotated[
         list[str] | None, typer.Option("--phrase", "-p", help="Another phrase (may be repeated).")
     ] = None,
-    model: Model = SPEAKS,
+    model: Model = GROUNDS,
     reranker: Reranker = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -126,7 +126,7 @@ def where(
             "--box", metavar="L,T,R,B", help="Where a phrase is, in pixels, told by you: one for each phrase."
         ),
     ] = None,
-    grounder: Grounder = SPEAKS,
+    grounder: Grounder = GROUNDS,
     reranker: Reranker = None,
     depth_model: DepthModel = MEASURES,
     device: Device = "auto",
@@ -277,7 +277,7 @@ def error_budget(
     scenes: Annotated[
         str, typer.Argument(help="tabletop:SPLIT:NUMBER: only drawn scenes have truth.")
     ] = "tabletop:test:100",
-    grounder: Grounder = SPEAKS,
+    grounder: Grounder = GROUNDS,
     reranker: Reranker = None,
     depth_model: DepthModel = MEASURES,
     measured: Annotated[

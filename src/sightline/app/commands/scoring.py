@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.app.options import BUILT_IN, SPEAKS, BatchSize, Device, Dtype, Engine, Json, Model, Out
+from sightline.app.options import BUILT_IN, GROUNDS, SPEAKS, BatchSize, Device, Dtype, Engine, Json, Model, Out
 from sightline.app.output import Meter, finish, table, write
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def grounding(
     split: Annotated[str, typer.Option(help="Which scenes: test, val or heldout.")] = "test",
     size: Annotated[int, typer.Option(min=16, help="Edge of the drawn pictures in pixels.")] = 128,
     reranker: Annotated[str | None, typer.Option(help="A CLIP that compares a detector's boxes with a phrase.")] = None,
-    model: Model = SPEAKS,
+    model: Model = GROUNDS,
     device: Device = "auto",
     dtype: Dtype = "auto",
     out: Out = None,

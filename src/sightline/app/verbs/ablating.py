@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sightline.app.options import BUILT_IN, DETECTS, MEASURES, SPEAKS
+from sightline.app.options import BUILT_IN, DETECTS, GROUNDS, MEASURES
 from sightline.app.verbs.embed import Progress, gather, name_of
 from sightline.app.verbs.evaluating_speech import WORLD
 from sightline.app.verbs.locating import Grounder, Reranker, open_depth, open_locator
@@ -97,7 +97,7 @@ def ablate(
 def error_budget(
     scenes: str | Sequence[Truth] = f"tabletop:test:{SCENES}",
     *,
-    grounder: Grounder = SPEAKS,
+    grounder: Grounder = GROUNDS,
     reranker: Reranker = None,
     depth_model: Any = MEASURES,
     measured: bool = False,

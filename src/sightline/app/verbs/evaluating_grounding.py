@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from sightline.app.options import SPEAKS
+from sightline.app.options import GROUNDS
 from sightline.app.verbs.evaluating import Evaluation, evaluated
 from sightline.app.verbs.locating import open_locator
 from sightline.errors import SightlineError, UsageError
@@ -28,7 +28,7 @@ Progress = Callable[[int, int], Any]
 
 def evaluate_grounding(
     *,
-    model: Any = SPEAKS,
+    model: Any = GROUNDS,
     reranker: Any = None,
     split: str = "test",
     n: int = 1000,

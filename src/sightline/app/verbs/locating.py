@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from sightline.app.options import BUILT_IN, DETECTS, MEASURES, SPEAKS
+from sightline.app.options import BUILT_IN, DETECTS, GROUNDS, MEASURES, SPEAKS
 from sightline.app.placing_drawing import boxes_drawn, points_drawn
 from sightline.app.verbs.asking import open_answerer
 from sightline.app.verbs.embed import Progress, gather, name_of
@@ -72,7 +72,7 @@ def locate(
     pictures: Any,
     phrases: str | Sequence[str],
     *,
-    model: Grounder = SPEAKS,
+    model: Grounder = GROUNDS,
     reranker: Reranker = None,
     out: str | Path | None = None,
     device: str = "auto",
@@ -121,7 +121,7 @@ def drawn(picture: Picture, boxes: Boxes | Points, folder: Path, number: int) ->
 
 
 def open_locator(
-    model: Grounder = SPEAKS, reranker: Reranker = None, device: str = "auto", dtype: str = "auto"
+    model: Grounder = GROUNDS, reranker: Reranker = None, device: str = "auto", dtype: str = "auto"
 ) -> Locator:
     """A model that tells places. A built-in detector brings the built-in CLIP along when no reranker is named.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sightline.app.options import MEASURES, SPEAKS
+from sightline.app.options import GROUNDS, MEASURES
 from sightline.app.verbs.locating import Grounder, Reranker, open_depth, open_locator
 from sightline.app.verbs.result import Failure, Result
 from sightline.errors import GeometryError, UsageError
@@ -93,7 +93,7 @@ def where(
     to_base: Pose | Mapping[str, Any] | Sequence[Any] | str | Path | None = None,
     widest: float | None = None,
     boxes: Sequence[str | Sequence[float]] = (),
-    grounder: Grounder = SPEAKS,
+    grounder: Grounder = GROUNDS,
     reranker: Reranker = None,
     depth_model: Any = MEASURES,
     out: str | Path | None = None,
