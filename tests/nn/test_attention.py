@@ -31,6 +31,25 @@ def test_fast_is_readable(kv_heads, scale, causal, biased):
     assert torch.allclose(weights.sum(-1), torch.ones(2, 6, 7))
 
 
+@pytest.mark.parametrize("keys", [300, 411])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("biased", ["no", "keys", "queries"])
+def test_in_blocks_is_readable(keys, causal, biased):
+    """bfloat16 without learning goes a way of its own; what it gives is float32's to bfloat16's rounding."""
+    generator = torch.Generator().manual_seed(1)
+    query, key, value = (torch.randn(2, 3, n, 24, generator=generator) for n in (300, keys, keys))
+    bias = None
+    if biased == "keys":
+        bias = attention_bias(300, keys, like=query, padding=torch.arange(keys)[None] >= torch.tensor([[7], [0]]))
+    elif biased == "queries":
+        bias = torch.randn(1, 3, 300, keys, generator=generator)
+    rounded = [x.bfloat16() for x in (query, key, value)]
+    got = attend(*rounded, bias=None if bias is None else bias.bfloat16(), causal=causal)
+    want, _ = attend_readably(*(x.float() for x in rounded), bias=bias, causal=causal)
+    some = slice(7, None) if biased == "keys" and causal and keys == 300 else slice(None)  # padding sees nothing
+    assert got.dtype == torch.bfloat16 and (got.float() - want)[:, :, some].abs().max() < 0.02 * want.abs().max()
+
+
 def test_by_hand():
     """Scores (ln 3, 0) give the weights 3/4 and 1/4: ¾·(4, 0) + ¼·(0, 8) = (3, 2)."""
     query = torch.tensor([[[[1.0, 0.0]]]])

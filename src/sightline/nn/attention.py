@@ -18,6 +18,9 @@ from sightline.nn.cache import LayerCache
 from sightline.nn.masks import causal_bias
 from sightline.nn.positions import Rotation, rotate
 
+ROWS = 128  # queries of a block
+FEW = 16  # queries that are worth it
+
 
 def attend(
     query: Float[Tensor, "batch heads queries size"],
@@ -36,6 +39,8 @@ def attend(
         causal = False  # the only query is the last token, which sees every key
         if _folds(query, key, bias):
             return _fold(query, key, value, bias, scale)
+    if _blocks_win(query, key, value):
+        return _in_blocks(query, key, value, bias, causal, scale)
     if causal and (bias is not None or query.shape[2] != key.shape[2]):  # the fused call counts from the first key
         hides = causal_bias(query, key)
         bias, causal = hides if bias is None else bias + hides, False
@@ -83,6 +88,39 @@ def _fold(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale:
     grouped = query.reshape(batch, key.shape[1], heads // key.shape[1], size)
     mixed = F.scaled_dot_product_attention(grouped, key, value, attn_mask=bias, scale=scale)
     return mixed.reshape(batch, heads, 1, value.shape[-1])
+
+
+def _blocks_win(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether `_in_blocks` is faster than the fused kernel: bfloat16 on a CPU, nothing learned, as many key heads."""
+    plain = query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[1] == key.shape[1]
+    learns = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+    return plain and query.shape[2] >= FEW and not learns
+
+
+def _in_blocks(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, causal: bool, scale: float | None
+) -> Tensor:
+    """The plain steps for so many queries at a time that their scores stay in the processor's cache.
+
+    Two products of matrices, whose bfloat16 form is well made, against the fused kernel's many small ones: 2.2 to 2.6
+    times as fast at 50 to 1,370 tokens on one core (torch 2.13, AVX-512). Scores are rounded to bfloat16 before the
+    softmax, which is in float32: at most 1.7 % of the largest output off, where the fused kernel is off by 0.3 %.
+    """
+    queries, keys = query.shape[2], key.shape[2]
+    query = (query * (query.shape[-1] ** -0.5 if scale is None else scale)).contiguous()
+    key, value = key.contiguous().transpose(-2, -1), value.contiguous()
+    mixed = query.new_empty(*query.shape[:-1], value.shape[-1])
+    for start in range(0, queries, ROWS):
+        end = min(start + ROWS, queries)
+        seen = keys - queries + end if causal else keys  # later keys are hidden from all queries of the block
+        scores = query[:, :, start:end] @ key[..., :seen]
+        if causal:
+            scores = scores + causal_bias(query[:, :, start:end], key.transpose(-2, -1)[:, :, :seen])
+        if bias is not None:
+            scores = scores + (bias if bias.shape[2] == 1 else bias[:, :, start:end])[..., :seen]
+        weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+        mixed[:, :, start:end] = weights @ value[:, :, :seen]
+    return mixed
 
 
 def _trains_on_cpu(query: Tensor, key: Tensor) -> bool:
