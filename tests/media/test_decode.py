@@ -125,3 +125,19 @@ def test_interrupted_it_ends_at_once() -> None:
     with pytest.raises(Stop):
         list(decoded(items(), threads=1, ahead=2))
     assert time.monotonic() - begun < 5
+
+
+def test_one_picture_alone_starts_no_thread() -> None:
+    """It is read where it is asked for; two are read beside."""
+    where: list[str] = []
+
+    def source(item: bytes) -> bytes:
+        where.append(threading.current_thread().name)
+        return item
+
+    alone = list(decoded([jpeg(0)], source=source, threads=2))
+    assert where == [threading.current_thread().name] and isinstance(alone[0][1], Picture)
+    [(_, bad)] = decoded([b"not a picture"], threads=2)
+    assert isinstance(bad, PictureError) and list(decoded([], threads=2)) == []
+    assert len(list(decoded([jpeg(1), jpeg(2)], source=source, threads=2))) == 2
+    assert all(name.startswith("sightline-decode") for name in where[1:])

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -75,10 +75,14 @@ def _in_order(
     items: Iterable[Item], work: Callable[[Item], Picture | PictureError], threads: int, ahead: int
 ) -> Iterator[tuple[Item, Picture | PictureError]]:
     rest = iter(items)
+    begun = list(islice(rest, min(2, ahead)))
+    if len(begun) < min(2, ahead):  # one picture: nothing to hide it behind, and starting a thread costs time
+        yield from ((item, work(item)) for item in begun)
+        return
     pool = ThreadPoolExecutor(threads, thread_name_prefix="sightline-decode")
     queue: deque[tuple[Item, Future[Picture | PictureError]]] = deque()
     try:
-        queue.extend((item, pool.submit(work, item)) for item in islice(rest, ahead))
+        queue.extend((item, pool.submit(work, item)) for item in chain(begun, islice(rest, ahead - len(begun))))
         while queue:
             item, future = queue.popleft()
             result = future.result()

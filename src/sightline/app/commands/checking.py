@@ -56,6 +56,24 @@ def bench_decode(context: typer.Context) -> None:
     _bench(decode, "decode", context.args)
 
 
+@bench.command(
+    "families", **passed_on("One answer of each family on a tiny checkpoint, beside its oracle: milliseconds.")
+)
+def bench_families(context: typer.Context) -> None:
+    from sightline.app.bench import families
+
+    _bench(families, "families", context.args)
+
+
+@bench.command(
+    "locating", **passed_on("DETR, Depth Anything and Florence-2 beside transformers: milliseconds per picture.")
+)
+def bench_locating(context: typer.Context) -> None:
+    from sightline.app.bench import locating
+
+    _bench(locating, "locating", context.args)
+
+
 @bench.command("search", **passed_on("One query over 200,000 or --n 1000000 vectors: milliseconds and recall@10."))
 def bench_search(context: typer.Context) -> None:
     from sightline.search import bench as measured
