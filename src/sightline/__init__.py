@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sightline.app.verbs.evaluating_depth import evaluate_depth
     from sightline.app.verbs.evaluating_detection import evaluate_detection
     from sightline.app.verbs.evaluating_speech import evaluate_caption, evaluate_vqa
+    from sightline.app.verbs.experimenting import experiment_bridges
     from sightline.app.verbs.inspect import inspect_tokens
     from sightline.app.verbs.inspect_bridges import inspect_bridges
     from sightline.app.verbs.inspect_resolution import inspect_resolution
@@ -78,6 +79,7 @@ _HOME = {  # public name → the module that holds it
     "evaluate_retrieval": "app.verbs.evaluating",
     "evaluate_vqa": "app.verbs.evaluating_speech",
     "evaluate_zero_shot": "app.verbs.evaluating",
+    "experiment_bridges": "app.verbs.experimenting",
     "find_pictures": "media",
     "index": "app.verbs.searching",
     "inspect_bridges": "app.verbs.inspect_bridges",
@@ -127,6 +129,7 @@ __all__ = [
     "evaluate_retrieval",
     "evaluate_vqa",
     "evaluate_zero_shot",
+    "experiment_bridges",
     "find_pictures",
     "index",
     "inspect_bridges",

@@ -16,6 +16,7 @@ from sightline.app.commands import (
     checking,
     depth,
     detecting,
+    experimenting,
     learning,
     looking,
     placing,
@@ -70,6 +71,7 @@ placing.register(app)
 learning.register(app)
 scoring.register(app)
 teaching.register(app)
+experimenting.register(app)
 detecting.register(app)
 depth.register(app)
 checking.register(app)

@@ -56,6 +56,7 @@ ZOO = {  # (model_type, architecture or "" for any) → module under sightline.m
     ("llava", ""): ("vlm.llava", "Llava"),
     ("llava", "pixtral"): ("vlm.pixtral", "Pixtral"),  # known by its tower
     ("pixtral", ""): ("vision.pixtral_vit", "PixtralVision"),
+    ("sightline_looking_llava", ""): ("vlm.looking_llava", "LookingLlava"),
     ("llava_next", ""): ("vlm.llava_next", "LlavaNext"),
     ("internvl", ""): ("vlm.internvl", "InternVL"),
     ("internvl_vision", ""): ("vision.intern_vit", "InternViT"),

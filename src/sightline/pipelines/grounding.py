@@ -36,7 +36,15 @@ ASK = "Where is {}?"  # as the tabletop world asks it
 LONGEST_ANSWER = 72  # tokens: a dozen boxes
 CROP_MARGIN = 0.10  # of a box's sides, added around a crop: CLIP was trained on things with a little around them
 KNOWN = 10_000  # texts whose vectors are kept
-OTHERS = ("something else", "nothing", "a table", "a wall", "an animal", "a person", "a blurred picture")  # what a crop may show instead
+OTHERS = (
+    "something else",
+    "nothing",
+    "a table",
+    "a wall",
+    "an animal",
+    "a person",
+    "a blurred picture",
+)  # what a crop may show instead
 
 
 @runtime_checkable

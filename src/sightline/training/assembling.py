@@ -20,15 +20,19 @@ from sightline.models.language.decoder import Decoder
 from sightline.models.language.tokenizers import Tokenizer, token_name
 from sightline.models.language.words import grow_words
 from sightline.models.vlm.llava import Llava, LlavaConfig
+from sightline.models.vlm.looking_llava import LookingLlava, LookingLlavaConfig, LookingProcessor
 from sightline.models.vlm.processor import VLMProcessor, placeholders
 from sightline.models.vlm.square import SquarePictures
 from sightline.models.vlm.vicuna import llava_template
 from sightline.models.zoo import load
 from sightline.training.conversations import IMAGE
 
+GATED = "gated_cross_attention"
+
 
 def assemble(
-    vision: str | Path | Model[Any], language: str | Path | Model[Any], *, bridge: str = "mlp2x_gelu",
+    vision: str | Path | Model[Any], language: str | Path | Model[Any], *,
+    bridge: str | BridgeConfig = "mlp2x_gelu",
     layer: tuple[int, ...] = (-2,), select: str = "default", pad_square: bool = False,
     template: ChatTemplate | None = None, seed: int = 0,
 ) -> Llava:  # fmt: skip
@@ -37,6 +41,8 @@ def assemble(
     vision: a CLIP or SigLIP, whole or its tower alone. language: a decoder with its tokenizer. layer, select: which
     tokens of the tower go on, those of several layers side by side (see LlavaConfig). pad_square: pictures are padded to
     squares, not cropped.
+    bridge: a kind, or all its numbers; GATED puts no bridge before the language model but gated blocks between its layers
+    (then the numbers are those of the resampler that they look at).
     template: the chat template; by default LLaVA-1.5's. Raises UsageError for parts of the wrong kind.
     """
     tower, looks = vision_part(vision)
@@ -49,22 +55,37 @@ def assemble(
     grow_words(decoder, tokenizer.size)
     if select == "default" and not hasattr(tower, "class_token"):
         select = "full"  # there is no [CLS] to drop
-    config = LlavaConfig(
+    chosen = bridge if isinstance(bridge, BridgeConfig) else BridgeConfig(kind=bridge)
+    looks_between = chosen.kind == GATED
+    config = (LookingLlavaConfig if looks_between else LlavaConfig)(
         vision_config=tower.config, text_config=decoder.config, image_token_index=number,
         vision_feature_layer=layer[0] if len(layer) == 1 else layer,
         vision_feature_select_strategy=select, tie_word_embeddings=decoder.config.tie_word_embeddings,
-        bridge_config=None if bridge == "mlp2x_gelu" else BridgeConfig(kind=bridge),
+        bridge_config=_named(chosen),
     )  # fmt: skip
     torch.manual_seed(seed)
-    model = Llava(config)
-    model.vision, model.language = tower, decoder
+    model: Llava
+    if isinstance(config, LookingLlavaConfig):
+        model = looking = LookingLlava(config)
+        looking.speak_as(decoder)
+    else:
+        model = Llava(config)
+        model.language = decoder
+    model.vision = tower
     tower.processor = decoder.processor = None  # theirs are parts of the model's now
     eos = token_name(tokenizer.extra, "eos_token", "</s>")
     chat = template or (own if own is not None and _takes_pictures(own) else llava_template(eos=eos))
-    model.processor = VLMProcessor(
+    model.processor = (LookingProcessor if looks_between else VLMProcessor)(
         SquarePictures(looks) if pad_square else looks, tokenizer, placeholders(None, model), chat
     )
     return model.eval()
+
+
+def _named(bridge: BridgeConfig) -> BridgeConfig | None:
+    """As a config has it: nothing for LLaVA-1.5's own, the resampler for gated blocks."""
+    if bridge == BridgeConfig(kind="mlp2x_gelu"):
+        return None
+    return bridge.replace(kind="perceiver") if bridge.kind == GATED else bridge
 
 
 def vision_part(ref: str | Path | Model[Any]) -> tuple[Model[Any], Any]:

@@ -19,7 +19,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sightline.errors import UsageError
-from sightline.models.vlm.fusion import fuse
 from sightline.training.features import frozen
 from sightline.training.labels import IGNORED
 from sightline.training.objective import Batch, Objective, Step
@@ -78,14 +77,11 @@ def answer_loss(model: Any, batch: Batch, *, watch: bool = False) -> tuple[Float
 def answer_states(model: Any, batch: Batch) -> tuple[Float[Tensor, "learned width"], Int[Tensor, " learned"]]:
     """The decoder's states from which a learned token is told, and those tokens."""
     ids, labels, segments = batch["input_ids"], batch["labels"], batch["segments"]
-    places = ids == model.config.image_token_index
-    vectors = model.language.embed(ids.masked_fill(places, 0))
-    if len(batch["pictures"]):
-        vectors = fuse(vectors, places, picture_vectors(model, batch)[batch["pictures"]])
+    seen = picture_vectors(model, batch)[batch["pictures"]] if len(batch["pictures"]) else None
     alone = bool((segments <= 0).all())  # one sample a row: later padding is never seen, and no mask is the fastest
-    out = model.language(inputs_embeds=vectors, segments=None if alone else segments, last_only=True)
+    states = model.states(ids, seen, None if alone else segments)
     told = labels[:, 1:] != IGNORED
-    return out.last_hidden_state[:, :-1][told], labels[:, 1:][told]
+    return states[:, :-1][told], labels[:, 1:][told]
 
 
 def picture_vectors(model: Any, batch: Batch) -> Float[Tensor, "pictures visual width"]:

@@ -23,7 +23,7 @@ from sightline.worlds.tabletop import instructions
 
 SHARD = 2000  # scenes in a shard
 EACH = 3  # turns of a kind per scene
-THINGS = ((1, 8), (1, 3), (1, 1))  # how many things the shards show, in turn
+THINGS = ((1, 8), (1, 3), (1, 1))  # how many things the shards show, in turn, unless said otherwise
 KEPT = {"caption": 0.3, "detail": 0.1, "reasoning": 0.3}  # shares of the long turns that are told: loss counts tokens
 FORMAT = 2  # of what is shown and said; others need other shards
 Turn = tuple[str, str, str]  # kind, question, answer
@@ -46,12 +46,15 @@ class LessonBank:
         size: int,
         split: str = "train",
         shard: int | None = None,
+        things: tuple[tuple[int, int], ...] = THINGS,
         quiet: bool = False,
     ) -> None:
-        each = SHARD if shard is None else shard
-        self.source = f"tabletop-{split}-{size}-{FORMAT}"
+        """things: how many the shards show, in turn."""
+        each, self.things = SHARD if shard is None else shard, things
+        drawn = f"{split}-{size}-{FORMAT}" + "".join(f"-{low}to{high}" for low, high in things if things != THINGS)
+        self.source = f"tabletop-{drawn}"
         paths = drawn_shards(
-            folder, f"lessons-{split}-{size}-{FORMAT}-{each}", lambda number: _draw(number, each, split, size),
+            folder, f"lessons-{drawn}-{each}", lambda number: _draw(number, each, split, size, things),
             count=count, each=each, quiet=quiet,
         )  # fmt: skip
         self.shards = [_read(path) for path in paths]
@@ -68,7 +71,7 @@ class LessonBank:
 
     def easy(self, most: int) -> Int[np.ndarray, " scenes"]:
         """Numbers of the scenes in shards of at most `most` things; all of them where there is no such shard."""
-        return few_things(THINGS, most, shards=len(self.shards), each=self.shard)
+        return few_things(self.things, most, shards=len(self.shards), each=self.shard)
 
     def texts(self) -> Iterator[str]:
         """Everything that is said, once: what a tokenizer learns from."""
@@ -140,11 +143,11 @@ class BankPictures:
         return hashlib.sha256(f"{self.bank.source}-{self.bank.count}-{self.bank.shard}-{looks}".encode()).hexdigest()
 
 
-def _draw(number: int, shard: int, split: str, size: int) -> Drawn:
+def _draw(number: int, shard: int, split: str, size: int, things: tuple[tuple[int, int], ...]) -> Drawn:
     pictures, turns = [], []
     seeds = range(number * shard, (number + 1) * shard)
     for seed, truth in zip(
-        seeds, tabletop.render_many(seeds, split, size, things=THINGS[number % len(THINGS)]), strict=True
+        seeds, tabletop.render_many(seeds, split, size, things=things[number % len(things)]), strict=True
     ):
         rng = np.random.default_rng([seed, FORMAT])
         pictures.append(truth.picture)

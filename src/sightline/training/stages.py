@@ -145,9 +145,12 @@ def hold(llava: Llava, plan: LlavaRecipe) -> Any:
     llava.language.recompute = plan.recompute
     if plan.learns == "bridge":
         llava.language.requires_grad_(False)
+        for part in llava.crossing:
+            part.requires_grad_(True)
         return llava
     if plan.learns == "words":
-        llava.bridge.requires_grad_(False)
+        for part in llava.crossing:
+            part.requires_grad_(False)
     if plan.lora_rank:
         return Adapted(
             llava, rank=plan.lora_rank, alpha=plan.lora_alpha, targets=plan.lora_targets, seed=plan.options.seed

@@ -19,6 +19,7 @@ import torch
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 
+from sightline.models.bridges import BridgeConfig
 from sightline.models.language.language_backends import required
 from sightline.models.language.llama import Llama, LlamaConfig
 from sightline.models.language.locations import TOKENS
@@ -32,7 +33,7 @@ from sightline.training.assembling import assemble
 from sightline.training.conversations import IMAGE
 from sightline.training.lesson_bank import BankConversations, BankPictures, LessonBank
 from sightline.training.loop import TrainingResult
-from sightline.training.recipes.llava import LlavaRecipe, llava_recipe
+from sightline.training.recipes.llava import LlavaRecipe, llava_recipe, things_of
 from sightline.training.stages import Prepared, make_ready, run
 
 START, END, PAD = "<s>", "</s>", "<pad>"
@@ -48,13 +49,18 @@ def train_tabletop_llava(
     settings: `key=value` changes of the recipe. bank: where drawn scenes are kept (default: `out/scenes`).
     """
     plan, out = llava_recipe("tabletop-llava", settings), Path(out)
-    lessons = LessonBank(bank or out / "scenes", count=plan.scenes, size=plan.image_size, quiet=quiet)
+    lessons = drawn_lessons(plan, bank or out / "scenes", quiet=quiet)
     llava = build_tabletop_llava(plan, lessons.texts())
     for stage, name in ((words_stage(plan), "words"), (bridge_stage(plan), "bridge")):
         if stage.options.steps:
             ready = prepare_stage(stage, llava, lessons, out, quiet=quiet)
             run(ready, out / name, resume=resume, quiet=quiet)
     return run(prepare_stage(plan, llava, lessons, out, quiet=quiet), out, resume=resume, quiet=quiet)
+
+
+def drawn_lessons(plan: LlavaRecipe, folder: Path, *, quiet: bool = False) -> LessonBank:
+    """The recipe's scenes, drawn under `folder` unless they are there."""
+    return LessonBank(folder, count=plan.scenes, size=plan.image_size, things=things_of(plan), quiet=quiet)
 
 
 def prepare_stage(plan: LlavaRecipe, llava: Llava, lessons: LessonBank, out: Path, *, quiet: bool = False) -> Prepared:
@@ -85,6 +91,19 @@ def _short(plan: LlavaRecipe, steps: int) -> Any:
 
 def build_tabletop_llava(plan: LlavaRecipe, texts: Iterable[str]) -> Llava:
     """The recipe's LLaVA: the CLIP's tower, a new bridge, a new Llama, and a tokenizer learned from the texts."""
+    return with_bridge(plan, new_decoder(plan, texts))
+
+
+def with_bridge(plan: LlavaRecipe, decoder: Llama, bridge: str | BridgeConfig | None = None) -> Llava:
+    """The recipe's tower and bridge (or this one) before a language model that `new_decoder` made."""
+    return assemble(
+        plan.vision, decoder, bridge=bridge or plan.bridge, layer=plan.layer, select=plan.select,
+        template=llava_template("", bos=START, eos=END), seed=plan.options.seed,
+    )  # fmt: skip
+
+
+def new_decoder(plan: LlavaRecipe, texts: Iterable[str]) -> Llama:
+    """The recipe's language model with first weights, and its tokenizer."""
     tokenizer = words_tokenizer(texts, vocab_size=plan.vocab_size, context_length=plan.context_length)
     rows = -(-tokenizer.size // MULTIPLE) * MULTIPLE
     torch.manual_seed(plan.options.seed)
@@ -99,10 +118,7 @@ def build_tabletop_llava(plan: LlavaRecipe, texts: Iterable[str]) -> Llava:
     )  # fmt: skip
     first_weights(decoder)
     decoder.processor = Processor(None, tokenizer)
-    return assemble(
-        plan.vision, decoder, bridge=plan.bridge, layer=plan.layer, select=plan.select,
-        template=llava_template("", bos=START, eos=END), seed=plan.options.seed,
-    )  # fmt: skip
+    return decoder
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Int
@@ -36,6 +36,7 @@ class IdeficsProcessor(VLMProcessor):
     """
 
     CLASS = "IdeficsProcessor"
+    stops: ClassVar[tuple[str, ...]] = ("\nUser:",)  # checkpoints that are not tuned write the next question themselves
 
     def __init__(
         self,

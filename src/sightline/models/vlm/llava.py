@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from sightline.errors import ConfigError
 from sightline.hub import Config, KeyTable, Model
@@ -153,6 +153,24 @@ class Llava(Spliced[LlavaConfig]):
         """Vision tokens through the bridge; height and width of the pictures, for bridges that must know the grid."""
         features: Tensor = self.bridge(tokens, self._grid(height, width) if self.bridge.needs_grid else None)
         return features
+
+    @property
+    def crossing(self) -> tuple[nn.Module, ...]:
+        """The parts that bring pictures to the language model: what stage 1 teaches."""
+        return (self.bridge,)
+
+    def states(
+        self,
+        input_ids: Int[Tensor, "batch tokens"],
+        image_features: Float[Tensor, "pictures visual hidden"] | None,
+        segments: Int[Tensor, "batch tokens"] | None = None,
+    ) -> Float[Tensor, "batch tokens hidden"]:
+        """The decoder's states at every position of texts, packed as `segments` say; image_features: of all pictures
+        that the texts name, in their order."""
+        vectors, _ = self._fused(input_ids, {}, image_features)
+        out = self.language(inputs_embeds=vectors, segments=segments, last_only=True)
+        states: Tensor = out.last_hidden_state
+        return states
 
     def tokens_per_picture(self, height: int, width: int) -> int:
         """How many placeholders a picture of this size (pixels, after the processor) needs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -56,6 +57,7 @@ class LlavaRecipe:
     context_length: int = 512
     scenes: int = 0
     image_size: int = 128
+    things: tuple[str, ...] = ("1-8", "1-3", "1-1")  # how many things the scenes show, 2,000 scenes each in turn
     turns: int = 8
     words_steps: int = 0
     bridge_steps: int = 0
@@ -118,6 +120,14 @@ def llava_recipe(name: str, assignments: Iterable[str] = ()) -> LlavaRecipe:
         if value not in known:
             raise UsageError(f"{key}={value!r} is unknown; choose {' or '.join(known)}.")
     return plan
+
+
+def things_of(plan: LlavaRecipe) -> tuple[tuple[int, int], ...]:
+    """Fewest and most things of a scene, in turn. Raises UsageError for what is no such share."""
+    found = [re.fullmatch(r"([1-8])-([1-8])", share) for share in plan.things]
+    if not found or not all(m and m[1] <= m[2] for m in found):
+        raise UsageError(f"things={','.join(plan.things)} is unknown; write shares from 1-1 to 1-8, such as 1-1,1-3.")
+    return tuple((int(m[1]), int(m[2])) for m in found if m)
 
 
 def scheduled(plan: LlavaRecipe, steps_per_epoch: int) -> Options:
