@@ -50,6 +50,18 @@ def test_in_blocks_is_readable(keys, causal, biased):
     assert got.dtype == torch.bfloat16 and (got.float() - want)[:, :, some].abs().max() < 0.02 * want.abs().max()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("biased", [False, True])
+def test_one_query_is_readable(dtype, biased):
+    generator = torch.Generator().manual_seed(2)
+    query, key, value = (torch.randn(2, 3, n, 24, generator=generator).to(dtype) for n in (1, 90, 90))
+    bias = attention_bias(1, 90, like=query, padding=torch.arange(90)[None] >= torch.tensor([[7], [0]]))
+    bias = bias if biased else None
+    got = attend(query, key, value, bias=bias, causal=True)
+    want, _ = attend_readably(query.float(), key.float(), value.float(), bias=None if bias is None else bias.float())
+    assert got.dtype == dtype and (got.float() - want).abs().max() < 0.02 * want.abs().max()
+
+
 def test_by_hand():
     """Scores (ln 3, 0) give the weights 3/4 and 1/4: ¾·(4, 0) + ¼·(0, 8) = (3, 2)."""
     query = torch.tensor([[[[1.0, 0.0]]]])
