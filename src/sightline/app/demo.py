@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sightline.app.demo_place import add_placed, place, place_real, say_places
 from sightline.app.options import BUILT_IN
 from sightline.app.report import Report
 from sightline.app.verbs.result import Failure
@@ -63,7 +64,12 @@ def demo(out: str | Path = "demo", scenes: int = SCENES, model: str = BUILT_IN) 
     say("5  Looking for duplicates (sightline duplicates) …")
     groups = duplicates(folder / "index", threshold=0.995)
     say(f"   {sum(g.kind == 'exact' for g in groups.groups)} groups of equal files")
+    say("6  Where things are, in metres (sightline where) …")
+    placed, real = place(photos, folder / "where"), place_real()
+    for line in say_places(placed, real):
+        say(f"   {line}")
     page = report(indexed, found, alike, labels, truth, groups)
+    add_placed(page, placed, real)
     path = page.write(folder / "report.html")
     say(f"\nDone in {time.monotonic() - start:.0f} s. The report with all pictures: {path.resolve()}")
     return path

@@ -28,7 +28,7 @@ def golden_picture(size: int = 128) -> np.ndarray:
 
 def golden_vectors(folder: Path) -> dict[str, Any]:
     """The vectors of the golden picture and texts, in float32 on plain torch; of a model that speaks, the logits that
-    answer the golden question about the picture."""
+    answer the golden question about the picture; of one that detects, its boxes; of one that measures, its depth."""
     from sightline.models.contrastive.embedder import Embedder
     from sightline.models.vlm.spliced import Spliced
     from sightline.models.zoo import load
@@ -36,6 +36,8 @@ def golden_vectors(folder: Path) -> dict[str, Any]:
     model: Any = load(folder, device="cpu", dtype="float32")
     if isinstance(model, Spliced):
         return {"answer": np.round(_answer(model), 5).tolist()}
+    if hasattr(model, "detect") or hasattr(model, "estimate"):
+        return _seen(model)
     embedder = Embedder(model, engine="eager", exact=True)
     [picture] = embedder.pictures([golden_picture()])
     if picture.vector is None:
@@ -44,6 +46,17 @@ def golden_vectors(folder: Path) -> dict[str, Any]:
         "picture": np.round(picture.vector.astype(float), 6).tolist(),
         "texts": np.round(embedder.texts(list(TEXTS)).astype(float), 6).tolist(),
     }
+
+
+def _seen(model: Any) -> dict[str, Any]:
+    import torch
+
+    with torch.inference_mode():
+        out = model(**model.processor(pictures=[golden_picture()]))
+    if hasattr(model, "estimate"):
+        return {"depth": np.round(out.predicted_depth[0, ::8, ::8].double().numpy(), 5).tolist()}
+    kept = {"logits": out.logits[0], "boxes": out.pred_boxes[0]}
+    return {name: np.round(tensor[::3].double().numpy(), 5).tolist() for name, tensor in kept.items()}
 
 
 def _answer(model: Any) -> np.ndarray:
