@@ -34,10 +34,13 @@ def test_fast_is_readable(kv_heads, scale, causal, biased):
 @pytest.mark.parametrize("keys", [300, 411])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("biased", ["no", "keys", "queries"])
-def test_in_blocks_is_readable(keys, causal, biased):
+@pytest.mark.parametrize("kv_heads", [1, 3])
+def test_in_blocks_is_readable(keys, causal, biased, kv_heads):
     """bfloat16 without learning goes a way of its own; what it gives is float32's to bfloat16's rounding."""
     generator = torch.Generator().manual_seed(1)
-    query, key, value = (torch.randn(2, 3, n, 24, generator=generator) for n in (300, keys, keys))
+    query, key, value = (
+        torch.randn(2, heads, n, 24, generator=generator) for heads, n in ((3, 300), (kv_heads, keys), (kv_heads, keys))
+    )
     bias = None
     if biased == "keys":
         bias = attention_bias(300, keys, like=query, padding=torch.arange(keys)[None] >= torch.tensor([[7], [0]]))
