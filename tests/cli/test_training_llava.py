@@ -57,7 +57,8 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         except SystemExit as stop:
             code = int(stop.code or 0)
         said = capsys.readouterr()
-        wanted = {0, 1} if "--check" in words else {0, 3} if "written" in words else {0}  # random weights learn little
+        # Random weights learn little, and may end no answer at all (1): five in a row stop `make instructions`.
+        wanted = {0, 1} if "--check" in words else {0, 1, 3} if "written" in words else {0}
         assert code in wanted and "Traceback" not in said.err, (words, code, said.err)
         if "--show" in words:
             assert "⟦" in said.out and "<image>×" in said.out
