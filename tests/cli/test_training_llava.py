@@ -38,8 +38,8 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     ]
     captions = [{"id": n, "image_id": n, "caption": f"a {name} square"} for n, name in enumerate(COLOURS)]
     boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [1, 2, 9, 9]} for n in range(len(COLOURS))]
-    for name in ("captions.json", "captions_val.json"):
-        (tmp_path / name).write_text(json.dumps({"images": images[:2], "annotations": captions[:2]}))
+    for name, few in (("captions.json", 2), ("captions_val.json", 1)):  # five answers in a row that do not end stop all
+        (tmp_path / name).write_text(json.dumps({"images": images[:few], "annotations": captions[:few]}))
     kinds = {"categories": [{"id": 1, "name": "square"}]}
     (tmp_path / "instances_val.json").write_text(json.dumps({"images": images[:2], "annotations": boxes[:2], **kinds}))
     Image.new("RGB", (28, 28)).save(tmp_path / "photo.png")
@@ -57,8 +57,7 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         except SystemExit as stop:
             code = int(stop.code or 0)
         said = capsys.readouterr()
-        # Random weights learn little, and may end no answer at all (1): five in a row stop `make instructions`.
-        wanted = {0, 1} if "--check" in words else {0, 1, 3} if "written" in words else {0}
+        wanted = {0, 1} if "--check" in words else {0, 3} if "written" in words else {0}  # random weights learn little
         assert code in wanted and "Traceback" not in said.err, (words, code, said.err)
         if "--show" in words:
             assert "⟦" in said.out and "<image>×" in said.out
