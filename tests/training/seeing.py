@@ -16,7 +16,7 @@ from sightline.models.vision.clip_vision import CLIPVision, CLIPVisionConfig
 from sightline.models.vlm.llava import Llava
 from sightline.models.vlm.vicuna import llava_template
 from sightline.training.assembling import assemble
-from sightline.training.tabletop_llava import first_weights, words_tokenizer
+from sightline.training.first_decoder import first_weights, words_tokenizer
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 50, 220), "yellow": (230, 220, 40),
            "white": (250, 250, 250), "black": (10, 10, 10), "pink": (250, 150, 190)}  # fmt: skip

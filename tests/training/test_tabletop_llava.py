@@ -15,15 +15,21 @@ from sightline.training import lesson_bank
 from sightline.training.recipes.llava import llava_recipe
 from sightline.training.tabletop_llava import build_tabletop_llava, train_tabletop_llava
 
-TINY = ["scenes=12", "width=16", "layers=1", "heads=2", "kv_heads=1", "intermediate=24", "batch_size=4", "steps=3",
-        "words_steps=2", "bridge_steps=2", "warmup=1", "log_every=1", "dtype=float32", "vocab_size=400",
-        "device=cpu"]  # fmt: skip
+TINY = ["scenes=12", "width=16", "layers=1", "heads=2", "kv_heads=2", "intermediate=24", "batch_size=4", "steps=3",
+        "words_steps=2", "sight_steps=3", "sight_batch=4", "bridge_steps=2", "look_layer=none", "warmup=1",
+        "log_every=1", "dtype=float32", "vocab_size=400", "device=cpu"]  # fmt: skip
 
 
 def test_small_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lesson_bank, "SHARD", 6)
     done = train_tabletop_llava(tmp_path, settings=TINY, quiet=True)
-    assert done.folder is not None and {p.name for p in tmp_path.iterdir()} >= {"words", "bridge", "model", "scenes"}
+    assert done.folder is not None and {p.name for p in tmp_path.iterdir()} >= {
+        "words",
+        "sight",
+        "bridge",
+        "model",
+        "scenes",
+    }
     again = train_tabletop_llava(tmp_path, settings=TINY, quiet=True)
     pairs = zip(done.model.state_dict().values(), again.model.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
@@ -51,7 +57,7 @@ def test_the_recipe_is_small(tmp_path: Path) -> None:
     texts = ["What colour is the mug?", " red <loc_003>", "USER: ASSISTANT:"] * 3
     model = build_tabletop_llava(llava_recipe("tabletop-llava"), texts)
     assert sum(p.numel() for p in model.parameters()) < 10_000_000
-    assert model.tokens_per_picture(128, 128) == 65
+    assert model.tokens_per_picture(128, 128) == 64
 
 
 def test_the_verb_names_what_is_missing(tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ class Attention(nn.Module):
             query = self._by_head(self.query(tokens))
             key, value = self._by_head(self.key_value(context)).chunk(2, dim=1)
         else:
-            query, key, value = self._own(tokens, rotation)
+            query, key, value = self.projected(tokens, rotation)
             if cache is not None:
                 key, value = cache.append(key, value)
         scale, cap = self.scale, self.softcap
@@ -224,7 +224,7 @@ class Attention(nn.Module):
             mixed = attend(query, key, value, bias=bias, causal=causal, scale=scale, softcap=cap)
         return self.output(mixed.transpose(1, 2).flatten(2)), seen
 
-    def _own(self, tokens: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+    def projected(self, tokens: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value by head, [batch, heads, tokens, size]; queries and keys are turned in one go."""
         projected = self._by_head(self.qkv(tokens))
         if self.norm_query is None and self.norm_key is None and rotation is not None:

@@ -25,13 +25,13 @@ from sightline.models.bridges import KINDS, BridgeConfig
 from sightline.models.language.llama import Llama
 from sightline.models.vlm.llava import Llava
 from sightline.training.assembling import GATED
+from sightline.training.first_decoder import new_decoder
 from sightline.training.lesson_bank import LessonBank
 from sightline.training.recipes.llava import LlavaRecipe, llava_recipe, things_of
 from sightline.training.stages import run
 from sightline.training.tabletop_llava import (
     bridge_stage,
     drawn_lessons,
-    new_decoder,
     prepare_stage,
     with_bridge,
     words_stage,
@@ -39,7 +39,7 @@ from sightline.training.tabletop_llava import (
 
 SETTINGS = (  # of "tabletop-llava", so that a CPU is done within minutes; [CLS] is dropped, for every bridge
     "things=1-1", "scenes=4000", "steps=150", "words_steps=100", "bridge_steps=0", "simple_steps=0", "few_steps=0",
-    "warmup=20", "select=default", "checkpoint_every=50", "log_every=10",
+    "warmup=20", "checkpoint_every=50", "log_every=10", "look_layer=none", "alike=0",
 )  # fmt: skip
 _RESAMPLER = BridgeConfig(kind="perceiver", queries=32, num_layers=2, heads=3, head_size=64, intermediate=576)
 BRIDGES = {  # the published sizes, made for language models of 2,048 and more, would be many times this whole model

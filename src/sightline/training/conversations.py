@@ -34,11 +34,15 @@ DESCRIBE = (  # what a caption answers (LLaVA's paper asks in these words too, a
 
 @dataclass(frozen=True)
 class Conversation:
-    """name: its place in the data, for messages. pictures: numbers of its pictures, in the order of the text."""
+    """name: its place in the data, for messages. pictures: numbers of its pictures, in the order of the text.
+
+    looks: per answer, the patches of the only picture that it is about; none where that is not known.
+    """
 
     name: str
     messages: Messages
     pictures: tuple[int, ...] = ()
+    looks: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from sightline.errors import UsageError
 from sightline.training.features import frozen
 from sightline.training.labels import IGNORED
+from sightline.training.looking import Looking, looking_tokens, run_starts, watched
 from sightline.training.objective import Batch, Objective, Step
 
 
@@ -32,37 +33,49 @@ class Instruct(Objective):
         features [P, N, D]                   … the vision tower's tokens, kept from before (see features), or of
         pixel_values [P, 3, H, W]            … the pictures themselves
 
+        looks [S, N]                         … for every run of learned tokens, where in the picture to look (see looking)
+
     rows: rows computed at once; more are taken in parts whose gradients add up to those of the whole batch (gradient
     accumulation), None: all at once. learns: which parts do, for the record of the run.
     """
 
     across_ranks = "sum"  # each rank divides by the learned tokens of the whole world
 
-    def __init__(self, *, rows: int | None = None, learns: str = "language") -> None:
+    def __init__(self, *, rows: int | None = None, learns: str = "language", looking: Looking | None = None) -> None:
         if rows is not None and rows < 1:
             raise UsageError(f"rows={rows} computes nothing; use at least 1, or none for all at once.")
-        self.rows, self.learns = rows, learns
+        self.rows, self.learns, self.looking = rows, learns, looking
 
     def accumulate(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
         inner: Any = getattr(model, "adapted", model)
         count = step.world.sum((batch["labels"][:, 1:] != IGNORED).sum())
         total = torch.zeros((), device=count.device)
         right = torch.zeros((), device=count.device)
-        for part in parts(batch, self.rows, inner.config.image_token_index):
-            with step.autocast():
+        image = inner.config.image_token_index
+        looks, found = torch.zeros((), device=count.device), torch.zeros((), device=count.device)
+        for part in parts(batch, self.rows, image):
+            with step.autocast(), watched(self.looking, inner.language) as watch:
                 loss, hits = answer_loss(inner, part, watch=step.watch)
                 loss = loss / count.clamp(min=1)
+            if self.looking is not None and watch is not None and "looks" in part:
+                looked, seen = watch.loss(part, image)
+                loss = loss + self.looking.weight * looked / count.clamp(min=1)
+                looks, found = looks + looked.detach(), found + seen
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call]
             total, right = total + loss.detach(), right + hits
         figures = {"loss": total, "learned_tokens": count.float()}
         if step.watch:
+            if self.looking is not None:
+                asked = len(looking_tokens(batch)[0]) if "looks" in batch else 0
+                figures |= {"looks": looks / count.clamp(min=1), "found": found / max(1, asked)}
             figures["accuracy"] = step.world.sum(right) / count.clamp(min=1)
             figures["padding"] = (batch["segments"] < 0).float().mean()
         return figures
 
     def describe(self) -> dict[str, Any]:
-        return {"objective": "instruct", "learns": self.learns}
+        told = {} if self.looking is None else {"looking": [self.looking.layer, self.looking.weight]}
+        return {"objective": "instruct", "learns": self.learns, **told}
 
 
 def answer_loss(model: Any, batch: Batch, *, watch: bool = False) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
@@ -115,6 +128,9 @@ def parts(batch: Batch, rows: int | None, image: int) -> list[Batch]:
         part = {name: batch[name][here] for name in ("input_ids", "labels", "segments")}
         width = int((part["segments"] >= 0).any(0).sum())  # rows of a part may all be shorter than the longest
         part = {name: tensor[:, :width] for name, tensor in part.items()}
+        if "looks" in batch:
+            at = torch.cat([torch.zeros(1, dtype=torch.long), run_starts(batch["labels"]).sum(1).cumsum(0).cpu()])
+            part["looks"] = batch["looks"][int(at[start]) : int(at[min(start + rows, total)])]
         part |= {"pictures": numbers} | ({key: batch[key][own]} if key in batch else {})
         cut.append(part)
     return cut

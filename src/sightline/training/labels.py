@@ -46,12 +46,16 @@ class Plain:
 
 @dataclass(frozen=True)
 class Sample:
-    """ids with `<image>` written once per visual token; labels: the id where it is learned, else −100."""
+    """ids with `<image>` written once per visual token; labels: the id where it is learned, else −100.
+
+    looks: per run of learned tokens, the patches that it is about (see Conversation).
+    """
 
     name: str
     ids: np.ndarray  # int32 [T]
     labels: np.ndarray  # int32 [T]
     pictures: tuple[int, ...] = ()
+    looks: tuple[tuple[int, ...], ...] = ()
     cut: int = 0  # tokens that fell off the end
 
     def __len__(self) -> int:
@@ -95,8 +99,9 @@ class Encoder:
         ids, learned = self._learned(encoded, rendered)
         numbers, labels = self._expand(ids, learned)
         kept = self._kept(numbers)
+        looks = conversation.looks[: len(rendered.spans)]
         sample = Sample(
-            conversation.name, numbers[:kept], labels[:kept], conversation.pictures, cut=len(numbers) - kept
+            conversation.name, numbers[:kept], labels[:kept], conversation.pictures, looks, len(numbers) - kept
         )
         if not sample.supervised:
             raise TrainingError(self._why_nothing(sample, len(numbers), rendered))

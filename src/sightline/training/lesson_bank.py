@@ -1,6 +1,6 @@
 """The tabletop world as conversations: scenes drawn once into shards, each with everything that can be asked of it.
 
-A shard holds pictures [n, s, s, 3] uint8, and the turns of each scene as JSON.
+A shard holds pictures [n, s, s, 3] uint8, the turns of each scene as JSON, and what its patches show (sight_bank.py).
 """
 
 from __future__ import annotations
@@ -13,26 +13,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from sightline.training.conversations import Conversation, told
 from sightline.training.shards import Drawn, bytes_to_words, drawn_shards, few_things, read_shard, words_to_bytes
+from sightline.training.sight_bank import Sight, Sights, drawn_sights
 from sightline.worlds import tabletop
 from sightline.worlds.tabletop import instructions
 
 SHARD = 2000  # scenes in a shard
 EACH = 3  # turns of a kind per scene
+FEW = 3  # things that an answer may be about for its look to be told
+PATCH = 16  # pixels of the patches whose sights are kept
 THINGS = ((1, 8), (1, 3), (1, 1))  # how many things the shards show, in turn, unless said otherwise
 KEPT = {"caption": 0.3, "detail": 0.1, "reasoning": 0.3}  # shares of the long turns that are told: loss counts tokens
-FORMAT = 2  # of what is shown and said; others need other shards
-Turn = tuple[str, str, str]  # kind, question, answer
+FORMAT = 3  # of what is shown and said; others need other shards
+Turn = tuple[str, str, str, list[int]]  # kind, question, answer, the plainly seen things (by number) it is about
 
 
 @dataclass(frozen=True)
 class Shard:
     pictures: UInt8[Tensor, "scenes side side 3"]
     turns: list[list[Turn]]
+    sights: Sights
 
 
 class LessonBank:
@@ -69,6 +74,10 @@ class LessonBank:
     def picture(self, number: int) -> UInt8[Tensor, "side side 3"]:
         return self.shards[number // self.shard].pictures[number % self.shard]
 
+    def sight(self, number: int) -> Sight:
+        """What its patches show, by squares of PATCH pixels."""
+        return self.shards[number // self.shard].sights[number % self.shard]
+
     def easy(self, most: int) -> Int[np.ndarray, " scenes"]:
         """Numbers of the scenes in shards of at most `most` things; all of them where there is no such shard."""
         return few_things(self.things, most, shards=len(self.shards), each=self.shard)
@@ -77,13 +86,14 @@ class LessonBank:
         """Everything that is said, once: what a tokenizer learns from."""
         for shard in self.shards:
             for turns in shard.turns:
-                yield from dict.fromkeys(text for _, question, answer in turns for text in (question, f" {answer}"))
+                yield from dict.fromkeys(text for _, question, answer, _ in turns for text in (question, f" {answer}"))
 
 
 class BankConversations:
     """Conversations of several turns on each scene, another draw every time (a `Said` of lessons).
 
     turns: at most so many, in random order, long ones last. kinds: only these. pictures: False for text alone.
+    looks: say where in the picture to look, for models with a token for every patch.
     rising: (steps, things): so many steps see scenes of at most so many things only.
     """
 
@@ -91,9 +101,10 @@ class BankConversations:
 
     def __init__(
         self, bank: LessonBank, *, turns: int = 8, kinds: Sequence[str] | None = None, pictures: bool = True,
-        rising: Sequence[tuple[int, int]] = (),
+        rising: Sequence[tuple[int, int]] = (), looks: bool = False,
     ) -> None:  # fmt: skip
         self.bank, self.most, self.kinds, self.pictures, self.rising = bank, turns, kinds, pictures, tuple(rising)
+        self.looks = looks
         self.source, self.problems = bank.source, list[str]()
 
     def __len__(self) -> int:
@@ -115,8 +126,18 @@ class BankConversations:
         wanted = [turn for turn in turns if self.kinds or rng.random() < KEPT.get(turn[0], 1.0)] or turns
         chosen = [wanted[int(i)] for i in rng.permutation(len(wanted))[: self.most]]
         chosen.sort(key=lambda turn: turn[0] in KEPT)  # what describes all would give later answers away
-        messages = told(((question, answer) for _, question, answer in chosen), pictures=int(self.pictures))
-        return Conversation(f"scene {number} of {self.source}", messages, (number,) if self.pictures else ())
+        messages = told(((question, answer) for _, question, answer, _ in chosen), pictures=int(self.pictures))
+        looks = self._looks(number, chosen) if self.looks else ()
+        pictures = (number,) if self.pictures else ()
+        return Conversation(f"scene {number} of {self.source}", messages, pictures, looks)
+
+    def _looks(self, number: int, turns: Sequence[Turn]) -> tuple[tuple[int, ...], ...]:
+        """Per answer the patches of the things that it is about, where those are few."""
+        owners = self.bank.sight(number).owners
+        return tuple(
+            tuple(torch.isin(owners, torch.tensor(about) + 1).nonzero()[:, 0].tolist()) if 0 < len(about) <= FEW else ()
+            for *_, about in turns
+        )
 
     def fingerprint(self) -> str:
         return (
@@ -144,17 +165,21 @@ class BankPictures:
 
 
 def _draw(number: int, shard: int, split: str, size: int, things: tuple[tuple[int, int], ...]) -> Drawn:
-    pictures, turns = [], []
+    truths, turns = [], []
     seeds = range(number * shard, (number + 1) * shard)
     for seed, truth in zip(
         seeds, tabletop.render_many(seeds, split, size, things=things[number % len(things)]), strict=True
     ):
         rng = np.random.default_rng([seed, FORMAT])
-        pictures.append(truth.picture)
-        turns.append([(t.kind, t.question, t.answer) for t in instructions.turns(truth, rng, each=EACH)])
-    return {"pictures": np.stack(pictures), "turns": words_to_bytes(turns)}
+        truths.append(truth)
+        rows = {thing.id: row for row, thing in enumerate(truth.seen)}
+        told = instructions.turns(truth, rng, each=EACH)
+        turns.append([(t.kind, t.question, t.answer, [rows[i] for i in t.about if i in rows]) for t in told])
+    pictures = np.stack([truth.picture for truth in truths])
+    return {"pictures": pictures, "turns": words_to_bytes(turns), **drawn_sights(truths, PATCH)}
 
 
 def _read(path: Path) -> Shard:
     read = read_shard(path)
-    return Shard(read["pictures"], [[(k, q, a) for k, q, a in scene] for scene in bytes_to_words(read["turns"])])
+    turns = [[(k, q, a, about) for k, q, a, about in scene] for scene in bytes_to_words(read["turns"])]
+    return Shard(read["pictures"], turns, Sights(read))

@@ -14,6 +14,7 @@ from sightline.training.batches import Curriculum
 from sightline.training.conversations import Conversation
 from sightline.training.features import CachedFeatures
 from sightline.training.labels import Encoder, Sample
+from sightline.training.looking import shares
 from sightline.training.packing import pack
 from sightline.training.seeds import mixed
 
@@ -116,6 +117,8 @@ class Lessons:
         samples.sort(key=len)  # rows computed together are then of one length, nearly
         packed = pack(samples, self.row, self.pad)
         batch = {"input_ids": packed.input_ids, "labels": packed.labels, "segments": packed.segments}
+        if packed.looks and any(packed.looks):
+            batch["looks"] = shares(packed.looks, self.encoder.visual)
         different, batch["pictures"] = torch.unique(packed.pictures, return_inverse=True)
         if not len(different) or self.pictures is None:
             return batch

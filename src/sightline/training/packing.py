@@ -23,12 +23,16 @@ PADDING = -1  # the segment of what fills a row
 
 @dataclass(frozen=True)
 class Packed:
-    """Rows of samples. pictures: the picture of every placeholder run, row by row, left to right."""
+    """Rows of samples. pictures: the picture of every placeholder run, row by row, left to right.
+
+    looks: of every run of learned tokens in the same order, what it is about; empty where nothing is known.
+    """
 
     input_ids: Int[Tensor, "rows tokens"]
     labels: Int[Tensor, "rows tokens"]
     segments: Int[Tensor, "rows tokens"]
     pictures: Int[Tensor, " placed"]
+    looks: tuple[tuple[int, ...], ...] = ()
 
 
 def fill_rows(lengths: Sequence[int], row: int) -> list[list[int]]:
@@ -65,6 +69,8 @@ def pack(samples: Sequence[Sample], row: int | None, pad: int) -> Packed:
     labels = np.full((len(rows), width), IGNORED, np.int64)
     segments = np.full((len(rows), width), PADDING, np.int64)
     pictures: list[int] = []
+    looks: list[tuple[int, ...]] = []
+    known = all(sample.looks for sample in samples)
     for place, members in enumerate(rows):
         at = 0
         for segment, number in enumerate(members):
@@ -73,11 +79,18 @@ def pack(samples: Sequence[Sample], row: int | None, pad: int) -> Packed:
             ids[place, here], labels[place, here], segments[place, here] = sample.ids, sample.labels, segment
             labels[place, at] = IGNORED  # nothing comes before a first token that could tell it
             pictures += sample.pictures
+            looks += sample.looks[: runs(sample.labels)] if known else ()
             at = here.stop
     return Packed(
         torch.from_numpy(ids), torch.from_numpy(labels), torch.from_numpy(segments),
-        torch.tensor(pictures, dtype=torch.int64),
+        torch.tensor(pictures, dtype=torch.int64), tuple(looks),
     )  # fmt: skip
+
+
+def runs(labels: Int[np.ndarray, " tokens"]) -> int:
+    """How many runs of learned tokens there are: answers, unless the end was cut off."""
+    learned = labels != IGNORED
+    return int((learned[1:] & ~learned[:-1]).sum() + learned[0])
 
 
 def share_of_padding(packed: Packed) -> float:

@@ -25,6 +25,7 @@ from sightline.training.features import CachedFeatures, PictureTensors, fits
 from sightline.training.instruct import Instruct
 from sightline.training.labels import Encoder, Plain, shown
 from sightline.training.lessons import Lessons, Said, Seen
+from sightline.training.looking import Looking
 from sightline.training.loop import Callback, TrainingResult, fit, place
 from sightline.training.lora import Adapted
 from sightline.training.problems import report_problems
@@ -33,11 +34,12 @@ from sightline.training.recipes.llava import LlavaRecipe, llava_recipe, schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """Everything of a run but the loop. model: what learns (a Llava, or one inside Adapted)."""
+    """Everything of a run but the loop. model: what learns (a Llava, or one inside Adapted). looking: see Instruct."""
 
     model: Any
     lessons: Lessons
     plan: LlavaRecipe
+    looking: Looking | None = None
 
     @property
     def llava(self) -> Llava:
@@ -47,7 +49,7 @@ class Prepared:
     @property
     def objective(self) -> Instruct:
         lora = f" lora {self.plan.lora_rank}" if isinstance(self.model, Adapted) else ""
-        return Instruct(rows=self.plan.rows, learns=self.plan.learns + lora)
+        return Instruct(rows=self.plan.rows, learns=self.plan.learns + lora, looking=self.looking)
 
 
 def train_llava(

@@ -60,9 +60,19 @@ class LlavaRecipe:
     things: tuple[str, ...] = ("1-8", "1-3", "1-1")  # how many things the scenes show, 2,000 scenes each in turn
     turns: int = 8
     words_steps: int = 0
+    sight_steps: int = 0  # tower, bridge and word vectors, from what every patch shows
+    sight_batch: int = 64  # pictures
+    sight_rates: tuple[str, ...] = ()  # as `rates`, for that stage
+    early_matrix_rate: float = 0.02  # of the stages before the last
     bridge_steps: int = 0
     simple_steps: int = 0  # of the last stage: scenes of one thing, then …
     few_steps: int = 0  # … of one to three
+
+    alike: float = (
+        0.0  # how much of "look at what is alike, and copy it" the decoder's attention gets before the last stage
+    )
+    look_layer: int | None = None  # whose first head is shown where to look (see looking)
+    look_weight: float = 0.5
 
     options: Options = field(default_factory=Options)
 
@@ -94,10 +104,13 @@ LLAVA_RECIPES: dict[str, LlavaRecipe] = {
     ),
     "tabletop-llava": LlavaRecipe(
         what="the built-in model: drawn scenes, a language model from scratch, then the two stages",
-        learns="language", template="chat", layer=(2, 4, 6), select="full", batch_size=32, rows=16, max_length=512,
-        scenes=36_000, turns=12, words_steps=150, bridge_steps=60, simple_steps=300, few_steps=500, warmup_share=None,
+        learns="language", template="chat", layer=(-1,), batch_size=32, rows=16, max_length=512,
+        scenes=36_000, turns=12, words_steps=150, sight_steps=2000,
+        sight_rates=("*vision.positions*=2e-3", "*vision.*=3e-4"), alike=0.7, look_layer=2,
+        simple_steps=60, few_steps=200, warmup_share=None,
         options=Options(
-            steps=3000, learning_rate=1e-3, optimiser="muon", warmup=100, weight_decay=0.05, betas=(0.9, 0.98), eps=1e-8,
+            steps=3000, learning_rate=1e-3, optimiser="muon", matrix_rate=0.007,
+            warmup=100, weight_decay=0.05, betas=(0.9, 0.98), eps=1e-8,
             ema=0.99, checkpoint_every=100,
         ),
     ),

@@ -1,0 +1,147 @@
+"""Where to look while answering: one head of the decoder is shown the names in a question, the next layer's the patches.
+
+"What colour is the mug?"   … mug ? ASSISTANT:   red   </s>
+layer l − 1                    ↑────────┴─────────┘          what is asked about
+layer l                        the patches that show it ←─┘
+
+To tell of one thing among several, a decoder must find its patches from a phrase. From answers alone that took longer
+than an hour of CPU allows: for hundreds of steps it named the colour of any thing in the picture. Where truth is known,
+two heads are told (attention supervision: Qiao, Dong and Xu 2018, arXiv:1709.06308), and all else is left to the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sightline.training.labels import IGNORED
+
+
+@dataclass(frozen=True)
+class Looking:
+    """How two heads are shown their way: in layer − 1 from an answer to the names in its question, in `layer` to the
+    patches. weight: how much each counts beside the answers. names: ids of the words that name things and traits.
+    """
+
+    layer: int
+    weight: float
+    names: tuple[int, ...] = ()
+
+
+class Watch:
+    """What one layer's attention reads, kept while the decoder computes."""
+
+    def __init__(self, attention: Any) -> None:
+        self.attention, self.tokens, self.rotation = attention, None, None
+
+    def keep(self, module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self.tokens, self.rotation = given[0], named.get("rotation")
+
+    def loss(
+        self,
+        aim: Float[Tensor, "asked tokens"],
+        rows: Int[Tensor, " asked"],
+        columns: Int[Tensor, " asked"],
+        segments: Int[Tensor, "rows tokens"],
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """The summed cross-entropy between where the first head looks from (row, column) and where it should, and how
+        often its likeliest place is one of those."""
+        query, key, _ = self.attention.projected(self.tokens, self.rotation)
+        scale = query.shape[-1] ** -0.5 if self.attention.scale is None else self.attention.scale
+        scores = torch.einsum("sd,std->st", query[rows, 0, columns].float(), key[rows, 0].float()) * scale
+        at = torch.arange(segments.shape[1], device=segments.device)
+        hidden = (at > columns[:, None]) | (segments[rows] != segments[rows, columns][:, None])
+        chances = scores.masked_fill(hidden, -math.inf).log_softmax(-1)
+        found = aim.gather(1, chances.argmax(1, keepdim=True)) > 0
+        return -(aim * chances.masked_fill(hidden, 0.0)).sum(), found.float().sum()
+
+
+@dataclass
+class Watches:
+    """Both heads at work. `loss` after the decoder has read a batch."""
+
+    looking: Looking
+    asking: Watch
+    seeing: Watch
+
+    def loss(self, batch: Mapping[str, Tensor], image: int) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """The summed loss of both, and from how many tokens the patches were found."""
+        labels, segments = batch["labels"], batch["segments"]
+        rows, columns, run = looking_tokens(batch)
+        zero = labels.new_zeros((), dtype=torch.float32)
+        if not len(rows):
+            return zero, zero
+        before = columns - 1  # the token from which the answer's is told
+        place = ((batch["input_ids"] == image) & (segments >= 0))[rows] & (
+            segments[rows] == segments[rows, before][:, None]
+        )
+        patches = batch["looks"][run]
+        patch = (place.cumsum(1) - 1).clamp(0, patches.shape[1] - 1)
+        loss, found = self.seeing.loss(torch.gather(patches, 1, patch) * place, rows, before, segments)
+        named = names_asked(batch, self.looking.names)[rows, :] * (_runs(labels)[rows] == run[:, None] - 1)
+        some = named.any(1)
+        if some.any():
+            aim = named[some] / named[some].sum(1, keepdim=True)
+            loss = loss + self.asking.loss(aim, rows[some], before[some], segments)[0]
+        return loss, found
+
+
+@contextmanager
+def watched(looking: Looking | None, decoder: Any) -> Iterator[Watches | None]:
+    """Keeps what the two layers' attention reads inside the block."""
+    if looking is None:
+        yield None
+        return
+    asking, seeing = (Watch(decoder.blocks[layer].attention) for layer in (looking.layer - 1, looking.layer))
+    handles = [w.attention.register_forward_pre_hook(w.keep, with_kwargs=True) for w in (asking, seeing)]
+    try:
+        yield Watches(looking, asking, seeing)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def run_starts(labels: Int[Tensor, "rows tokens"]) -> Bool[Tensor, "rows tokens"]:
+    """Where runs of learned tokens begin."""
+    learned = labels != IGNORED
+    starts = learned.clone()
+    starts[:, 1:] &= ~learned[:, :-1]
+    return starts
+
+
+def _runs(labels: Int[Tensor, "rows tokens"]) -> Int[Tensor, "rows tokens"]:
+    """The number of the run of learned tokens that each token belongs to or comes after; −1 before the first."""
+    return run_starts(labels).flatten().cumsum(0).view_as(labels) - 1
+
+
+def looking_tokens(
+    batch: Mapping[str, Tensor],
+) -> tuple[Int[Tensor, " asked"], Int[Tensor, " asked"], Int[Tensor, " asked"]]:
+    """Row, column and run of the answering tokens that are told where to look."""
+    labels = batch["labels"]
+    run = _runs(labels)
+    told = (batch["looks"].sum(1) > 0)[run.clamp(min=0)] if len(batch["looks"]) else torch.zeros_like(run).bool()
+    rows, columns = ((labels != IGNORED) & told).nonzero(as_tuple=True)
+    return rows, columns, run[rows, columns]
+
+
+def names_asked(batch: Mapping[str, Tensor], names: Sequence[int]) -> Bool[Tensor, "rows tokens"]:
+    """Which tokens that are not learned are names."""
+    known = torch.tensor(names, dtype=torch.long, device=batch["labels"].device)
+    return torch.isin(batch["input_ids"], known) & (batch["labels"] == IGNORED)
+
+
+def shares(looks: Sequence[Sequence[int]], patches: int) -> Float[Tensor, "runs patches"]:
+    """Patches to look at, as shares that add up to 1; zeros where nothing is known."""
+    aim = torch.zeros(len(looks), patches)
+    for row, chosen in enumerate(looks):
+        if chosen:
+            aim[row, list(chosen)] = 1 / len(chosen)
+    return aim

@@ -1,0 +1,140 @@
+"""Where to look while answering: the head's own attention, told apart by answers, packed and in parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sightline.errors import UsageError
+from sightline.training import lesson_bank
+from sightline.training.first_decoder import look_for_alike
+from sightline.training.instruct import Instruct, answer_loss, parts
+from sightline.training.labels import IGNORED, Sample
+from sightline.training.lesson_bank import BankConversations, LessonBank
+from sightline.training.looking import Looking, looking_tokens, run_starts, shares, watched
+from sightline.training.packing import pack
+from sightline.training.recipes.llava import llava_recipe
+from sightline.training.tabletop_llava import build_tabletop_llava, prepare_stage
+from sightline.worlds import tabletop
+
+SMALL = ["width=32", "layers=2", "heads=2", "kv_heads=2", "intermediate=24", "vocab_size=400", "batch_size=5",
+         "scenes=12", "look_layer=1", "cache=false", "dtype=float32", "rows=none"]  # fmt: skip
+
+
+@pytest.fixture
+def bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LessonBank:
+    monkeypatch.setattr(lesson_bank, "SHARD", 6)
+    return LessonBank(tmp_path / "bank", count=12, size=128, quiet=True)
+
+
+def test_an_answer_names_its_patches(bank: LessonBank) -> None:
+    told = BankConversations(bank, turns=30, looks=True)
+    for number in range(12):
+        truth = next(iter(tabletop.render_many([number], "train", 128, 0, things=bank.things[number // 6])))
+        conversation = told.conversation(number, 5)
+        answers = [m["content"][0]["text"] for m in conversation.messages if m["role"] == "assistant"]
+        assert len(answers) == len(conversation.looks)
+        for answer, look in zip(answers, conversation.looks, strict=True):
+            named = [
+                thing
+                for thing in truth.seen
+                if answer == f"{'an' if thing.colour[0] in 'aeiou' else 'a'} {thing.colour} {thing.kind}"
+            ]
+            if (
+                len(named) == 1
+                and sum(t.colour == named[0].colour and t.kind == named[0].kind for t in truth.things) == 1
+            ):
+                row = truth.seen.index(named[0]) + 1
+                owners = bank.sight(number).owners
+                assert not look or set(look) == set((owners == row).nonzero()[:, 0].tolist())
+
+
+def test_the_loss_is_of_the_heads_own_attention(bank: LessonBank, tmp_path: Path) -> None:
+    plan = llava_recipe("tabletop-llava", SMALL)
+    model = build_tabletop_llava(plan, bank.texts())
+    look_for_alike(model.language, 0.7)  # so that it looks somewhere
+    ready = prepare_stage(plan, model, bank, tmp_path, quiet=True)
+    batch, looking = ready.lessons.batch(3), ready.looking
+    assert looking is not None and looking.layer == 1
+    image, names = model.config.image_token_index, set(looking.names)
+    assert model.processor.tokenizer.token_id("<loc_500>") in names
+    assert len(batch["looks"]) == int(run_starts(batch["labels"]).sum())
+    with torch.no_grad(), watched(looking, model.language) as watch:
+        answer_loss(model, batch)
+        assert watch is not None
+        loss, found = watch.loss(batch, image)
+    assert not any(block.attention._forward_pre_hooks for block in model.language.blocks)
+    features = model.image_features(batch["pixel_values"])[batch["pictures"]]
+    vectors, _ = model._fused(batch["input_ids"], {}, features)
+    out = model.language(inputs_embeds=vectors, segments=batch["segments"], output_attentions=True)
+    asking, seeing = (weights[:, 0].detach() for weights in out.attentions)
+    expected, right, count, named = 0.0, 0, 0, 0
+    runs, number = run_starts(batch["labels"]), -1
+    for row in range(len(seeing)):
+        question: list[int] = []
+        for column in range(1, seeing.shape[1]):
+            token, segment = int(batch["input_ids"][row, column]), batch["segments"][row, column]
+            if batch["labels"][row, column] == IGNORED:
+                if batch["labels"][row, column - 1] != IGNORED:
+                    question = []
+                question += [column] * (token in names)
+                continue
+            number += int(runs[row, column])
+            if not batch["looks"][number].any():
+                continue
+            places = ((batch["input_ids"][row] == image) & (batch["segments"][row] == segment)).nonzero()[:, 0].tolist()
+            weights = seeing[row, column - 1]
+            expected -= float((batch["looks"][number] * weights[places].log()).sum())
+            likeliest = int(weights.argmax())
+            right += likeliest in places and bool(batch["looks"][number][places.index(likeliest)] > 0)
+            count += 1
+            if question:
+                expected -= float(asking[row, column - 1][question].log().mean())
+                named += 1
+    assert count == len(looking_tokens(batch)[0]) > 20 and named > 10
+    assert abs(float(loss) - expected) < 1e-3 * expected and int(found) == right
+
+
+def test_parts_have_their_own_looks(bank: LessonBank, tmp_path: Path) -> None:
+    plan = llava_recipe("tabletop-llava", [*SMALL, "row_length=none"])
+    model = build_tabletop_llava(plan, bank.texts())
+    batch = prepare_stage(plan, model, bank, tmp_path, quiet=True).lessons.batch(0)
+    whole = Instruct(looking=Looking(1, 0.5))
+    cut = Instruct(looking=Looking(1, 0.5), rows=2)
+    assert len(parts(batch, 2, model.config.image_token_index)) == 3
+    gradients = []
+    for objective in (whole, cut):
+        model.zero_grad()
+        figures = objective.accumulate(model, batch, _step())
+        gradients.append((figures, model.language.blocks[0].attention.qkv.weight.grad.clone()))
+    (one, first), (two, second) = gradients
+    assert torch.allclose(first, second, atol=1e-6) and first.abs().max() > 0
+    assert abs(float(one["looks"] - two["looks"])) < 1e-4 and float(one["found"]) == float(two["found"])
+
+
+def test_what_is_cut_off_is_not_looked_for() -> None:
+    ids = np.arange(8, dtype=np.int32)
+    labels = np.array([IGNORED, IGNORED, 2, 3, IGNORED, 5, 6, IGNORED], np.int32)
+    whole = Sample("a", ids, labels, (), ((1,), (2, 3)))
+    short = Sample("b", ids[:4], labels[:4], (), ((0,), (4,)))
+    assert pack([whole, short], None, 0).looks == ((1,), (2, 3), (0,))
+    assert pack([short, Sample("c", ids, labels)], None, 0).looks == ()
+    assert shares([(2, 3), ()], 4).tolist() == [[0, 0, 0.5, 0.5], [0, 0, 0, 0]]
+
+
+def test_alike_needs_keys_for_every_head(bank: LessonBank) -> None:
+    model = build_tabletop_llava(llava_recipe("tabletop-llava", [*SMALL, "kv_heads=1"]), bank.texts())
+    with pytest.raises(UsageError, match="kv_heads = heads"):
+        look_for_alike(model.language, 0.7)
+
+
+def _step():  # type: ignore[no-untyped-def]
+    from contextlib import nullcontext
+
+    from sightline.training.distributed import World
+    from sightline.training.objective import Step
+
+    return Step(number=0, world=World.join(torch.device("cpu")), autocast=nullcontext, watch=True)
