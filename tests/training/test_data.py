@@ -66,6 +66,8 @@ def test_a_curriculum_begins_with_some_of_the_things() -> None:
     for step in range(5, 12):
         assert np.array_equal(plan.numbers(step), things[Order(13, 3, seed=5).numbers(step)])
     assert np.array_equal(Curriculum(range(13), 3, seed=5).numbers(6), Order(13, 3, seed=5).numbers(6))
+    few = Curriculum(range(13), 5, seed=5, phases=[(4, [2, 9])])
+    assert all(sorted(few.numbers(step).tolist()) == [2, 9] for step in range(4)) and len(few.numbers(4)) == 5
 
 
 def test_a_batch_is_a_function_of_its_step(tmp_path: Path) -> None:

@@ -44,17 +44,18 @@ class Order:
 class Curriculum:
     """The order of a run that begins with some of the things (Bengio et al. 2009) and goes on with all of them.
 
-    things: their numbers. phases: one after another, how many steps and the things that these alone draw from.
+    things: their numbers. phases: one after another, how many steps and the things that these alone draw from; where
+    these are fewer than a batch, all of them are one.
     """
 
     def __init__(
         self, things: Sequence[int] | np.ndarray, batch_size: int, seed: int,
         phases: Sequence[tuple[int, Sequence[int] | np.ndarray]] = (),
     ) -> None:  # fmt: skip
-        self.things, self.order = np.asarray(things), Order(len(things), batch_size, seed)
+        self.things, self.order = np.asarray(things), Order(len(things), min(batch_size, len(things)), seed)
         ends = accumulate(steps for steps, _ in phases)
         self.phases = [
-            (end, np.asarray(some), Order(len(some), batch_size, seed))
+            (end, np.asarray(some), Order(len(some), min(batch_size, len(some)), seed))
             for end, (_, some) in zip(ends, phases, strict=True)
         ]
         self.steps_per_epoch = self.order.steps_per_epoch

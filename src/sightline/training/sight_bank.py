@@ -112,6 +112,7 @@ class SightBatches:
         self, bank: Bank, pictures: Seen, *, batch_size: int,
         rising: Sequence[tuple[int, Int[np.ndarray, " _"]]] = (), seed: int = 0,
     ) -> None:  # fmt: skip
+        batch_size = min(batch_size, len(bank))
         self.bank, self.pictures, self.batch_size, self.seed = bank, pictures, batch_size, seed
         self.curriculum = Curriculum(np.arange(len(bank)), batch_size, seed, rising)
         self.steps_per_epoch = self.curriculum.steps_per_epoch
