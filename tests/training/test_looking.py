@@ -14,7 +14,7 @@ from sightline.training.first_decoder import look_for_alike
 from sightline.training.instruct import Instruct, answer_loss, parts
 from sightline.training.labels import IGNORED, Sample
 from sightline.training.lesson_bank import BankConversations, LessonBank
-from sightline.training.looking import Looking, looking_tokens, run_starts, shares, watched
+from sightline.training.looking import Looking, looking_tokens, run_starts, tables, watched
 from sightline.training.packing import pack
 from sightline.training.recipes.llava import llava_recipe
 from sightline.training.tabletop_llava import build_tabletop_llava, prepare_stage
@@ -37,19 +37,15 @@ def test_an_answer_names_its_patches(bank: LessonBank) -> None:
         conversation = told.conversation(number, 5)
         answers = [m["content"][0]["text"] for m in conversation.messages if m["role"] == "assistant"]
         assert len(answers) == len(conversation.looks)
-        for answer, look in zip(answers, conversation.looks, strict=True):
-            named = [
-                thing
-                for thing in truth.seen
-                if answer == f"{'an' if thing.colour[0] in 'aeiou' else 'a'} {thing.colour} {thing.kind}"
-            ]
-            if (
-                len(named) == 1
-                and sum(t.colour == named[0].colour and t.kind == named[0].kind for t in truth.things) == 1
-            ):
-                row = truth.seen.index(named[0]) + 1
-                owners = bank.sight(number).owners
-                assert not look or set(look) == set((owners == row).nonzero()[:, 0].tolist())
+        sight = bank.sight(number)
+        for answer, things in zip(answers, conversation.looks, strict=True):
+            for thing in things:
+                assert thing.patches and len({int(sight.owners[patch]) for patch in thing.patches}) == 1
+                shown = truth.seen[int(sight.owners[thing.patches[0]]) - 1]
+                assert len(thing.patches) == int((sight.owners == sight.owners[thing.patches[0]]).sum())
+                assert {shown.kind, shown.colour, shown.material, shown.size, f"{shown.kind}s"} <= set(thing.words)
+            if len(things) == 1 and answer in [t.kind for t in truth.seen]:
+                assert answer in things[0].words
 
 
 def test_the_loss_is_of_the_heads_own_attention(bank: LessonBank, tmp_path: Path) -> None:
@@ -71,7 +67,7 @@ def test_the_loss_is_of_the_heads_own_attention(bank: LessonBank, tmp_path: Path
     vectors, _ = model._fused(batch["input_ids"], {}, features)
     out = model.language(inputs_embeds=vectors, segments=batch["segments"], output_attentions=True)
     asking, seeing = (weights[:, 0].detach() for weights in out.attentions)
-    expected, right, count, named = 0.0, 0, 0, 0
+    expected, right, count, named, names_seen = 0.0, 0, 0, 0, 0
     runs, number = run_starts(batch["labels"]), -1
     for row in range(len(seeing)):
         question: list[int] = []
@@ -82,19 +78,30 @@ def test_the_loss_is_of_the_heads_own_attention(bank: LessonBank, tmp_path: Path
                     question = []
                 question += [column] * (token in names)
                 continue
-            number += int(runs[row, column])
-            if not batch["looks"][number].any():
+            if runs[row, column]:
+                number += 1
+                for name in question:  # each name looks for what it names
+                    meant = (batch["names"][number] == batch["input_ids"][row, name]).any(-1)
+                    shown = (batch["looks"][number] * meant[:, None]).amax(0)
+                    if shown.any():
+                        weights = seeing[row, name][
+                            (batch["segments"][row] == segment) & (batch["input_ids"][row] == image)
+                        ]
+                        expected -= float((shown / shown.sum() * weights.log()).sum())
+                        names_seen += 1
+            look = batch["looks"][number].amax(0)
+            if not look.any():
                 continue
             places = ((batch["input_ids"][row] == image) & (batch["segments"][row] == segment)).nonzero()[:, 0].tolist()
             weights = seeing[row, column - 1]
-            expected -= float((batch["looks"][number] * weights[places].log()).sum())
+            expected -= float((look / look.sum() * weights[places].log()).sum())
             likeliest = int(weights.argmax())
-            right += likeliest in places and bool(batch["looks"][number][places.index(likeliest)] > 0)
+            right += likeliest in places and bool(look[places.index(likeliest)])
             count += 1
             if question:
                 expected -= float(asking[row, column - 1][question].log().mean())
                 named += 1
-    assert count == len(looking_tokens(batch)[0]) > 20 and named > 10
+    assert count == len(looking_tokens(batch)[0]) > 20 and named > 10 and names_seen > 10
     assert abs(float(loss) - expected) < 1e-3 * expected and int(found) == right
 
 
@@ -118,11 +125,14 @@ def test_parts_have_their_own_looks(bank: LessonBank, tmp_path: Path) -> None:
 def test_what_is_cut_off_is_not_looked_for() -> None:
     ids = np.arange(8, dtype=np.int32)
     labels = np.array([IGNORED, IGNORED, 2, 3, IGNORED, 5, 6, IGNORED], np.int32)
-    whole = Sample("a", ids, labels, (), ((1,), (2, 3)))
-    short = Sample("b", ids[:4], labels[:4], (), ((0,), (4,)))
-    assert pack([whole, short], None, 0).looks == ((1,), (2, 3), (0,))
+    one, two = (((1,), (5, 6)),), (((2, 3), (7,)), ((0,), ()))
+    whole = Sample("a", ids, labels, (), (one, two))
+    short = Sample("b", ids[:4], labels[:4], (), (two, one))
+    assert pack([whole, short], None, 0).looks == (one, two, two)
     assert pack([short, Sample("c", ids, labels)], None, 0).looks == ()
-    assert shares([(2, 3), ()], 4).tolist() == [[0, 0, 0.5, 0.5], [0, 0, 0, 0]]
+    made = tables([two, ()], 4)
+    assert made["looks"].tolist() == [[[0, 0, 1, 1], [1, 0, 0, 0]], [[0, 0, 0, 0], [0, 0, 0, 0]]]
+    assert made["names"].tolist() == [[[7], [-1]], [[-1], [-1]]]
 
 
 def test_alike_needs_keys_for_every_head(bank: LessonBank) -> None:

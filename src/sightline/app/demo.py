@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sightline.app.demo_place import add_placed, place, place_real, say_places
+from sightline.app.demo_speech import tell
 from sightline.app.options import BUILT_IN
 from sightline.app.report import Report
 from sightline.app.verbs.result import Failure
@@ -64,7 +65,13 @@ def demo(out: str | Path = "demo", scenes: int = SCENES, model: str = BUILT_IN) 
     say("5  Looking for duplicates (sightline duplicates) …")
     groups = duplicates(folder / "index", threshold=0.995)
     say(f"   {sum(g.kind == 'exact' for g in groups.groups)} groups of equal files")
-    say("6  Where things are, in metres (sightline where) …")
+    say("6  Asking questions whose answers are known (sightline ask) …")
+    told = tell(photos)
+    for one in told:
+        question, _, answer = one.answers[0]
+        say(f"   {one.picture.name}: {question} {answer.text} ({100 * answer.confidence:.0f} % sure)")
+    say(f"   {sum(one.right for one in told)} of {sum(len(one.answers) for one in told)} answers are right")
+    say("7  Where things are, in metres (sightline where) …")
     placed, real = place(photos, folder / "where"), place_real()
     for line in say_places(placed, real):
         say(f"   {line}")

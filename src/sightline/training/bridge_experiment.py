@@ -37,7 +37,8 @@ from sightline.training.tabletop_llava import (
     words_stage,
 )
 
-SETTINGS = (  # of "tabletop-llava", so that a CPU is done within minutes; [CLS] is dropped, for every bridge
+SETTINGS = (  # of "tabletop-llava", so that a CPU is done within minutes; its tower has learned to see already
+    "vision=sightline:tabletop-llava",
     "things=1-1", "scenes=4000", "steps=150", "words_steps=100", "bridge_steps=0", "simple_steps=0", "few_steps=0",
     "warmup=20", "checkpoint_every=50", "log_every=10", "look_layer=none", "alike=0",
 )  # fmt: skip

@@ -33,16 +33,24 @@ DESCRIBE = (  # what a caption answers (LLaVA's paper asks in these words too, a
 
 
 @dataclass(frozen=True)
+class Look:
+    """A thing that an answer is about: patches that show it, and words that name it."""
+
+    patches: tuple[int, ...]
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Conversation:
     """name: its place in the data, for messages. pictures: numbers of its pictures, in the order of the text.
 
-    looks: per answer, the patches of the only picture that it is about; none where that is not known.
+    looks: per answer, the things of the only picture that it is about; none where that is not known.
     """
 
     name: str
     messages: Messages
     pictures: tuple[int, ...] = ()
-    looks: tuple[tuple[int, ...], ...] = ()
+    looks: tuple[tuple[Look, ...], ...] = ()
 
 
 @dataclass(frozen=True)

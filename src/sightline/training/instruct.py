@@ -33,7 +33,7 @@ class Instruct(Objective):
         features [P, N, D]                   … the vision tower's tokens, kept from before (see features), or of
         pixel_values [P, 3, H, W]            … the pictures themselves
 
-        looks [S, N]                         … for every run of learned tokens, where in the picture to look (see looking)
+        looks [S, K, N], names [S, K, W]     … for every run of learned tokens, what it is about (see looking)
 
     rows: rows computed at once; more are taken in parts whose gradients add up to those of the whole batch (gradient
     accumulation), None: all at once. learns: which parts do, for the record of the run.
@@ -68,7 +68,7 @@ class Instruct(Objective):
         if step.watch:
             if self.looking is not None:
                 asked = len(looking_tokens(batch)[0]) if "looks" in batch else 0
-                figures |= {"looks": looks / count.clamp(min=1), "found": found / max(1, asked)}
+                figures |= {"looks": step.world.sum(looks) / count.clamp(min=1), "found": found / max(1, asked)}
             figures["accuracy"] = step.world.sum(right) / count.clamp(min=1)
             figures["padding"] = (batch["segments"] < 0).float().mean()
         return figures
@@ -130,7 +130,8 @@ def parts(batch: Batch, rows: int | None, image: int) -> list[Batch]:
         part = {name: tensor[:, :width] for name, tensor in part.items()}
         if "looks" in batch:
             at = torch.cat([torch.zeros(1, dtype=torch.long), run_starts(batch["labels"]).sum(1).cumsum(0).cpu()])
-            part["looks"] = batch["looks"][int(at[start]) : int(at[min(start + rows, total)])]
+            mine = slice(int(at[start]), int(at[min(start + rows, total)]))
+            part |= {"looks": batch["looks"][mine], "names": batch["names"][mine]}
         part |= {"pictures": numbers} | ({key: batch[key][own]} if key in batch else {})
         cut.append(part)
     return cut

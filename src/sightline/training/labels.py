@@ -20,6 +20,7 @@ from sightline.models.language.chat import Message, Rendered
 from sightline.models.language.tokenizers import Tokenizer, token_name
 from sightline.training.conversations import IMAGE, Conversation
 
+Things = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]  # of each its patches and the ids of its names
 IGNORED = -100  # the label of a token that is not learned, as in torch's cross-entropy
 
 
@@ -48,14 +49,14 @@ class Plain:
 class Sample:
     """ids with `<image>` written once per visual token; labels: the id where it is learned, else −100.
 
-    looks: per run of learned tokens, the patches that it is about (see Conversation).
+    looks: per run of learned tokens, the things that it is about: their patches, and the ids of words that name them.
     """
 
     name: str
     ids: np.ndarray  # int32 [T]
     labels: np.ndarray  # int32 [T]
     pictures: tuple[int, ...] = ()
-    looks: tuple[tuple[int, ...], ...] = ()
+    looks: tuple[Things, ...] = ()
     cut: int = 0  # tokens that fell off the end
 
     def __len__(self) -> int:
@@ -82,6 +83,7 @@ class Encoder:
         added = tokenizer.backend.get_added_tokens_decoder()
         self.control = {number: token.content for number, token in added.items() if token.special}
         names = sorted(self.control.values(), key=len, reverse=True)
+        self.named: dict[tuple[str, ...], tuple[int, ...]] = {}
         self.controls = re.compile("|".join(re.escape(name) for name in names))
 
     def sample(self, conversation: Conversation) -> Sample:
@@ -99,13 +101,23 @@ class Encoder:
         ids, learned = self._learned(encoded, rendered)
         numbers, labels = self._expand(ids, learned)
         kept = self._kept(numbers)
-        looks = conversation.looks[: len(rendered.spans)]
+        looks = tuple(
+            tuple((look.patches, self._names(look.words)) for look in things)
+            for things in conversation.looks[: len(rendered.spans)]
+        )
         sample = Sample(
             conversation.name, numbers[:kept], labels[:kept], conversation.pictures, looks, len(numbers) - kept
         )
         if not sample.supervised:
             raise TrainingError(self._why_nothing(sample, len(numbers), rendered))
         return sample
+
+    def _names(self, words: tuple[str, ...]) -> tuple[int, ...]:
+        """Ids of those words that are one token inside a sentence."""
+        if words not in self.named:
+            written = self.tokenizer.encode([f" {word}" for word in words], special=False) if words else []
+            self.named[words] = tuple(ids[0] for ids in written if len(ids) == 1)
+        return self.named[words]
 
     def _learned(self, encoded: Any, rendered: Rendered) -> tuple[list[int], list[bool]]:
         """Ids, and which of them hold a character of the assistant. Each of its turns ends with a token that says so;

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from sightline.training.conversations import Conversation, told
+from sightline.training.conversations import Conversation, Look, told
 from sightline.training.shards import Drawn, bytes_to_words, drawn_shards, few_things, read_shard, words_to_bytes
-from sightline.training.sight_bank import Sight, Sights, drawn_sights
+from sightline.training.sight_bank import Sight, Sights, drawn_sights, names_of
 from sightline.worlds import tabletop
 from sightline.worlds.tabletop import instructions
 
@@ -131,13 +130,14 @@ class BankConversations:
         pictures = (number,) if self.pictures else ()
         return Conversation(f"scene {number} of {self.source}", messages, pictures, looks)
 
-    def _looks(self, number: int, turns: Sequence[Turn]) -> tuple[tuple[int, ...], ...]:
-        """Per answer the patches of the things that it is about, where those are few."""
-        owners = self.bank.sight(number).owners
-        return tuple(
-            tuple(torch.isin(owners, torch.tensor(about) + 1).nonzero()[:, 0].tolist()) if 0 < len(about) <= FEW else ()
-            for *_, about in turns
-        )
+    def _looks(self, number: int, turns: Sequence[Turn]) -> tuple[tuple[Look, ...], ...]:
+        """Per answer the things that it is about, where those are few."""
+        sight = self.bank.sight(number)
+        patches: list[list[int]] = [[] for _ in range(len(sight.traits) + 1)]
+        for patch, owner in enumerate(sight.owners.tolist()):
+            patches[owner].append(patch)
+        looks = [Look(tuple(patches[row + 1]), names_of(traits)) for row, traits in enumerate(sight.traits.tolist())]
+        return tuple(tuple(looks[row] for row in about) if len(about) <= FEW else () for *_, about in turns)
 
     def fingerprint(self) -> str:
         return (

@@ -14,7 +14,7 @@ from sightline.training.batches import Curriculum
 from sightline.training.conversations import Conversation
 from sightline.training.features import CachedFeatures
 from sightline.training.labels import Encoder, Sample
-from sightline.training.looking import shares
+from sightline.training.looking import tables
 from sightline.training.packing import pack
 from sightline.training.seeds import mixed
 
@@ -118,7 +118,7 @@ class Lessons:
         packed = pack(samples, self.row, self.pad)
         batch = {"input_ids": packed.input_ids, "labels": packed.labels, "segments": packed.segments}
         if packed.looks and any(packed.looks):
-            batch["looks"] = shares(packed.looks, self.encoder.visual)
+            batch |= tables(packed.looks, self.encoder.visual)
         different, batch["pictures"] = torch.unique(packed.pictures, return_inverse=True)
         if not len(different) or self.pictures is None:
             return batch

@@ -2,7 +2,7 @@
 
 "What colour is the mug?"   … mug ? ASSISTANT:   red   </s>
 layer l − 1                    ↑────────┴─────────┘          what is asked about
-layer l                        the patches that show it ←─┘
+layer l      patches ←─────────┴────────┴─────────┘          that show it
 
 To tell of one thing among several, a decoder must find its patches from a phrase. From answers alone that took longer
 than an hour of CPU allows: for hundreds of steps it named the colour of any thing in the picture. Where truth is known,
@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sightline.training.labels import IGNORED
+from sightline.training.labels import IGNORED, Things
 
 
 @dataclass(frozen=True)
@@ -72,25 +72,42 @@ class Watches:
     seeing: Watch
 
     def loss(self, batch: Mapping[str, Tensor], image: int) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """The summed loss of both, and from how many tokens the patches were found."""
+        """The summed loss of both, and from how many answering tokens the patches were found."""
         labels, segments = batch["labels"], batch["segments"]
         rows, columns, run = looking_tokens(batch)
         zero = labels.new_zeros((), dtype=torch.float32)
         if not len(rows):
             return zero, zero
         before = columns - 1  # the token from which the answer's is told
-        place = ((batch["input_ids"] == image) & (segments >= 0))[rows] & (
-            segments[rows] == segments[rows, before][:, None]
-        )
-        patches = batch["looks"][run]
-        patch = (place.cumsum(1) - 1).clamp(0, patches.shape[1] - 1)
-        loss, found = self.seeing.loss(torch.gather(patches, 1, patch) * place, rows, before, segments)
-        named = names_asked(batch, self.looking.names)[rows, :] * (_runs(labels)[rows] == run[:, None] - 1)
-        some = named.any(1)
+        all_things = batch["looks"][run].amax(1)
+        loss, found = self._see(batch, all_things, rows, before, image)
+        named = names_asked(batch, self.looking.names)
+        asked = named[rows] * (runs_of(labels)[rows] == run[:, None] - 1)
+        some = asked.any(1)
         if some.any():
-            aim = named[some] / named[some].sum(1, keepdim=True)
+            aim = asked[some] / asked[some].sum(1, keepdim=True)
             loss = loss + self.asking.loss(aim, rows[some], before[some], segments)[0]
+        rows, columns = named.nonzero(as_tuple=True)  # a name looks for what it names, too
+        run = runs_of(labels)[rows, columns] + 1
+        rows, columns, run = (x[run < len(batch["looks"])] for x in (rows, columns, run))
+        meant = (batch["names"][run] == batch["input_ids"][rows, columns][:, None, None]).any(-1)
+        shown = (batch["looks"][run] * meant[..., None]).amax(1)
+        some = shown.any(1)
+        if some.any():
+            loss = loss + self._see(batch, shown[some], rows[some], columns[some], image)[0]
         return loss, found
+
+    def _see(
+        self, batch: Mapping[str, Tensor], shown: Float[Tensor, "asked patches"], rows: Int[Tensor, " asked"],
+        columns: Int[Tensor, " asked"], image: int,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:  # fmt: skip
+        """From (row, column) to the patches that show it, all alike."""
+        segments = batch["segments"]
+        mine = segments[rows] == segments[rows, columns][:, None]
+        place = ((batch["input_ids"] == image) & (segments >= 0))[rows] & mine
+        patch = (place.cumsum(1) - 1).clamp(0, shown.shape[1] - 1)
+        aim = torch.gather(shown / shown.sum(1, keepdim=True), 1, patch) * place
+        return self.seeing.loss(aim, rows, columns, segments)
 
 
 @contextmanager
@@ -116,7 +133,7 @@ def run_starts(labels: Int[Tensor, "rows tokens"]) -> Bool[Tensor, "rows tokens"
     return starts
 
 
-def _runs(labels: Int[Tensor, "rows tokens"]) -> Int[Tensor, "rows tokens"]:
+def runs_of(labels: Int[Tensor, "rows tokens"]) -> Int[Tensor, "rows tokens"]:
     """The number of the run of learned tokens that each token belongs to or comes after; −1 before the first."""
     return run_starts(labels).flatten().cumsum(0).view_as(labels) - 1
 
@@ -126,8 +143,8 @@ def looking_tokens(
 ) -> tuple[Int[Tensor, " asked"], Int[Tensor, " asked"], Int[Tensor, " asked"]]:
     """Row, column and run of the answering tokens that are told where to look."""
     labels = batch["labels"]
-    run = _runs(labels)
-    told = (batch["looks"].sum(1) > 0)[run.clamp(min=0)] if len(batch["looks"]) else torch.zeros_like(run).bool()
+    run = runs_of(labels)
+    told = (batch["looks"].sum((1, 2)) > 0)[run.clamp(min=0)] if len(batch["looks"]) else torch.zeros_like(run).bool()
     rows, columns = ((labels != IGNORED) & told).nonzero(as_tuple=True)
     return rows, columns, run[rows, columns]
 
@@ -138,10 +155,14 @@ def names_asked(batch: Mapping[str, Tensor], names: Sequence[int]) -> Bool[Tenso
     return torch.isin(batch["input_ids"], known) & (batch["labels"] == IGNORED)
 
 
-def shares(looks: Sequence[Sequence[int]], patches: int) -> Float[Tensor, "runs patches"]:
-    """Patches to look at, as shares that add up to 1; zeros where nothing is known."""
-    aim = torch.zeros(len(looks), patches)
-    for row, chosen in enumerate(looks):
-        if chosen:
-            aim[row, list(chosen)] = 1 / len(chosen)
-    return aim
+def tables(looks: Sequence[Things], patches: int) -> dict[str, Tensor]:
+    """looks [runs, things, patches]: 1 where a patch shows the thing; names [runs, things, words]: ids, −1 for none."""
+    most = max(1, *(len(things) for things in looks))
+    words = max(1, *(len(names) for things in looks for _, names in things))
+    shown = torch.zeros(len(looks), most, patches)
+    named = torch.full((len(looks), most, words), -1)
+    for run, things in enumerate(looks):
+        for row, (where, names) in enumerate(things):
+            shown[run, row, list(where)] = 1.0
+            named[run, row, : len(names)] = torch.tensor(names, dtype=torch.long)
+    return {"looks": shown, "names": named}

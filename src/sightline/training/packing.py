@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sightline.training.labels import IGNORED, Sample
+from sightline.training.labels import IGNORED, Sample, Things
 
 PADDING = -1  # the segment of what fills a row
 
@@ -32,7 +32,7 @@ class Packed:
     labels: Int[Tensor, "rows tokens"]
     segments: Int[Tensor, "rows tokens"]
     pictures: Int[Tensor, " placed"]
-    looks: tuple[tuple[int, ...], ...] = ()
+    looks: tuple[Things, ...] = ()
 
 
 def fill_rows(lengths: Sequence[int], row: int) -> list[list[int]]:
@@ -69,7 +69,7 @@ def pack(samples: Sequence[Sample], row: int | None, pad: int) -> Packed:
     labels = np.full((len(rows), width), IGNORED, np.int64)
     segments = np.full((len(rows), width), PADDING, np.int64)
     pictures: list[int] = []
-    looks: list[tuple[int, ...]] = []
+    looks: list[Things] = []
     known = all(sample.looks for sample in samples)
     for place, members in enumerate(rows):
         at = 0

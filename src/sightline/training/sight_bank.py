@@ -32,6 +32,7 @@ TRAITS: tuple[tuple[str, ...], ...] = (
     (*DEFECTS, NONE),
 )  # fmt: skip
 THINGS = ("traits", "boxes", "centres")  # tables with a row for every thing
+ENDS = ("", "s", "es")  # of one and of many
 LEAST = 10  # pixels of a patch that make it show a thing
 
 
@@ -148,9 +149,14 @@ def value_words(tokenizer: Tokenizer) -> list[list[list[int]]]:
     ]
 
 
+def names_of(traits: Sequence[int]) -> tuple[str, ...]:
+    """The words that may name a thing of these values, one of it or many."""
+    said = [names[value] for names, value in zip(TRAITS[:4], traits[:4], strict=True)]
+    return tuple(word + end for word in said for end in ENDS)
+
+
 def name_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     """Ids of the words (of one token) that tell things apart in questions: values, one or many, and places."""
-    values = [value for names in TRAITS for value in names]
-    texts = [f" {value}{end}" for value in values for end in ("", "s", "es")]
+    texts = [f" {value}{end}" for names in TRAITS for value in names for end in ENDS]
     written = tokenizer.encode(texts, special=False)
     return tuple(sorted({ids[0] for ids in written if len(ids) == 1} | {tokenizer.token_id(place) for place in TOKENS}))
