@@ -12,10 +12,13 @@ import pytest
 from PIL import Image
 
 from sightline.app.cli import main
+from sightline.training import lesson_bank
 from training.seeing import COLOURS, tiny_language, tiny_tower, write_conversations
 
 PAGE = Path(__file__).parents[2] / "docs" / "training-llava.md"
 TINY = ["steps=2", "batch_size=2", "device=cpu", "dtype=float32"]
+FROM_NOTHING = [*TINY, "scenes=12", "width=16", "layers=2", "heads=2", "kv_heads=2", "intermediate=24", "vocab_size=400",
+                "words_steps=1", "sight_steps=1", "sight_batch=4", "look_layer=1", "warmup=1"]  # fmt: skip
 
 
 def commands() -> list[list[str]]:
@@ -26,6 +29,7 @@ def commands() -> list[list[str]]:
 def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sightline.training.check_llava.STEPS", 12)
+    monkeypatch.setattr(lesson_bank, "SHARD", 6)
     shutil.copytree(write_conversations(tmp_path / "made").parent, tmp_path, dirs_exist_ok=True)
     tiny_tower().save(tmp_path / "clip")
     language = tiny_language()
@@ -44,12 +48,13 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     (tmp_path / "instances_val.json").write_text(json.dumps({"images": images[:2], "annotations": boxes[:2], **kinds}))
     Image.new("RGB", (28, 28)).save(tmp_path / "photo.png")
     listed = commands()
-    assert len(listed) == 12 and {words[0] for words in listed} == {"sightline"}
+    assert len(listed) == 13 and {words[0] for words in listed} == {"sightline"}
     for words in listed:
         if "--endpoint" in words:  # a server; tests/training/test_making.py has one
             continue
         if words[1:3] == ["train", "llava"] and "--show" not in words:
-            words = [*words, *(f"--set={setting}" for setting in TINY), *["--quiet"][: "--check" not in words]]
+            small = FROM_NOTHING if "tabletop-llava" in words else TINY
+            words = [*words, *(f"--set={setting}" for setting in small), *["--quiet"][: "--check" not in words]]
         code = 0
         monkeypatch.setattr("sys.argv", words)
         try:
@@ -64,4 +69,5 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         if "--check" in words:
             assert "step" in said.out + said.err
     assert (tmp_path / "stage2" / "model" / "config.json").is_file()
+    assert (tmp_path / "runs" / "llava" / "model" / "config.json").is_file()
     assert (tmp_path / "drawn" / "instructions.json").is_file()
