@@ -109,7 +109,7 @@ LLAVA_RECIPES: dict[str, LlavaRecipe] = {
         sight_rates=("*vision.positions*=2e-3", "*vision.*=3e-4"), alike=0.7, look_layer=2,
         simple_steps=60, few_steps=200, warmup_share=None,
         options=Options(
-            steps=3000, learning_rate=1e-3, optimiser="muon", matrix_rate=0.007,
+            steps=2600, learning_rate=1e-3, optimiser="muon", matrix_rate=0.007,
             warmup=100, weight_decay=0.05, betas=(0.9, 0.98), eps=1e-8,
             ema=0.99, checkpoint_every=100,
         ),
