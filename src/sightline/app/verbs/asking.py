@@ -23,7 +23,7 @@ from sightline.pipelines import Answer, Answered, Answerer, Conversation, Exampl
 from sightline.pipelines.journal import line_of, told
 from sightline.pipelines.remote import PREFIX, Remote
 
-DESCRIBE = "Describe the image concisely."  # one of the requests that captions answer in training, and in LLaVA's paper
+DESCRIBE = "Describe the picture."  # what captions answer in the built-in model's lessons; others take any such words
 
 ModelLike = str | Path | Model[Any] | Answerer
 
