@@ -21,11 +21,12 @@ Tokenize = Callable[[Sequence[str]], Mapping[str, Tensor]]
 
 
 class Order:
-    """A fresh order of n things for every epoch, cut into batches; what is left over at the end is dropped."""
+    """A fresh order of n things for every epoch, cut into batches; what is left over at the end is dropped. Things that are
+    fewer than a batch are one batch."""
 
     def __init__(self, n: int, batch_size: int, seed: int) -> None:
-        self.n, self.batch_size, self.seed = n, batch_size, seed
-        self.steps_per_epoch = n // batch_size
+        self.n, self.batch_size, self.seed = n, min(batch_size, n), seed
+        self.steps_per_epoch = n // self.batch_size
         self.known: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -44,18 +45,17 @@ class Order:
 class Curriculum:
     """The order of a run that begins with some of the things (Bengio et al. 2009) and goes on with all of them.
 
-    things: their numbers. phases: one after another, how many steps and the things that these alone draw from; where
-    these are fewer than a batch, all of them are one.
+    things: their numbers. phases: one after another, how many steps and the things that these alone draw from.
     """
 
     def __init__(
         self, things: Sequence[int] | np.ndarray, batch_size: int, seed: int,
         phases: Sequence[tuple[int, Sequence[int] | np.ndarray]] = (),
     ) -> None:  # fmt: skip
-        self.things, self.order = np.asarray(things), Order(len(things), min(batch_size, len(things)), seed)
+        self.things, self.order = np.asarray(things), Order(len(things), batch_size, seed)
         ends = accumulate(steps for steps, _ in phases)
         self.phases = [
-            (end, np.asarray(some), Order(len(some), min(batch_size, len(some)), seed))
+            (end, np.asarray(some), Order(len(some), batch_size, seed))
             for end, (_, some) in zip(ends, phases, strict=True)
         ]
         self.steps_per_epoch = self.order.steps_per_epoch

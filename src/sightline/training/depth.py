@@ -24,11 +24,11 @@ from sightline.models.depth.depth_anything import DepthAnything, DepthAnythingCo
 from sightline.models.depth.processor import DepthPictures
 from sightline.models.processor import Processor
 from sightline.models.vision.dinov2 import Dinov2Config
-from sightline.nn import MLP, Attention
 from sightline.training.depth_bank import DepthBank
 from sightline.training.depth_batches import DepthBatches, DepthSource
 from sightline.training.depth_data import DepthFolder
 from sightline.training.depth_objective import MetricDepth, RelativeDepth
+from sightline.training.initial import fill_blocks
 from sightline.training.loop import Callback, TrainingResult, fit
 from sightline.training.objective import Objective
 from sightline.training.problems import report_problems
@@ -134,20 +134,13 @@ def focal_of(fov: float, side: int) -> float:
 
 @torch.no_grad()
 def first_weights(model: DepthAnything) -> None:
-    """Normal weights of 0.02 in the trunk; what adds to the residual stream shrinks with the root of its depth.
+    """Normal weights of 0.02 in the trunk (see fill_blocks).
 
     The head begins with one distance everywhere: an ordinary one, so that no step is spent on finding it, and above 0,
     where the rectifier of relative models has a slope.
     """
     trunk = model.backbone
-    into_stream = 0.02 * (2 * model.config.backbone.num_hidden_layers) ** -0.5
-    for module in trunk.modules():
-        if isinstance(module, Attention):
-            nn.init.normal_(module.qkv.weight, std=0.02)
-            nn.init.normal_(module.output.weight, std=into_stream)
-        elif isinstance(module, MLP):
-            nn.init.normal_(module.up.weight, std=0.02)
-            nn.init.normal_(module.down.weight, std=into_stream)
+    fill_blocks(trunk, model.config.backbone.num_hidden_layers)
     nn.init.normal_(trunk.positions.table, std=0.02)
     nn.init.normal_(trunk.class_token, std=0.02)
     head = model.head.value

@@ -21,8 +21,9 @@ from sightline.models.language.locations import TOKENS
 from sightline.models.language.tokenizers import Rules, Tokenizer
 from sightline.models.language.words import MULTIPLE
 from sightline.models.processor import Processor
-from sightline.nn import Attention, GatedMLP
+from sightline.nn import Attention
 from sightline.training.conversations import IMAGE
+from sightline.training.initial import fill_blocks, random_waves
 from sightline.training.recipes.llava import LlavaRecipe
 
 START, END, PAD = "<s>", "</s>", "<pad>"
@@ -53,16 +54,9 @@ def new_decoder(plan: LlavaRecipe, texts: Iterable[str]) -> Llama:
 
 @torch.no_grad()
 def first_weights(decoder: Llama) -> None:
-    """Normal weights of 0.02; what adds to the residual stream shrinks with the root of its depth (GPT-2, §2.3)."""
-    into_stream = 0.02 * (2 * len(decoder.blocks)) ** -0.5
+    """Normal weights of 0.02 (see fill_blocks)."""
     nn.init.normal_(decoder.words.weight, std=0.02)
-    for module in decoder.modules():
-        if isinstance(module, Attention):
-            nn.init.normal_(module.qkv.weight, std=0.02)
-            nn.init.normal_(module.output.weight, std=into_stream)
-        elif isinstance(module, GatedMLP):
-            nn.init.normal_(module.gate_up.weight, std=0.02)
-            nn.init.normal_(module.down.weight, std=into_stream)
+    fill_blocks(decoder, len(decoder.blocks))
 
 
 @torch.no_grad()
@@ -70,14 +64,12 @@ def first_places(table: Float[Tensor, "vocabulary width"], rows: list[int], seed
     """Vectors of `<loc_000>` … that change slowly with the number, of the length that other words' vectors have.
 
     Places that lie beside each other are nearly the same answer; with unrelated vectors a model would have to find out
-    1,000 times what is told once here. Random waves (Rahimi and Recht 2007): cosines of vectors k places apart are about
-    exp(−k² / 2 REACH²).
+    1,000 times what is told once here.
     """
     generator = torch.Generator().manual_seed(seed)
-    half = table.shape[1] // 2
-    turns = torch.arange(len(rows))[:, None] / REACH * torch.randn(half, generator=generator)
-    waves = torch.cat([turns.cos(), turns.sin()], dim=1)[:, torch.randperm(2 * half, generator=generator)]
-    table[rows, : 2 * half] = waves * (0.02 * 2**0.5)
+    waves = random_waves(torch.arange(len(rows))[:, None] / REACH, table.shape[1], generator)
+    even = waves.shape[1]
+    table[rows, :even] = waves[:, torch.randperm(even, generator=generator)] * 0.02
 
 
 @torch.no_grad()

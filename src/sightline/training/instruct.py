@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from sightline.errors import UsageError
 from sightline.training.features import frozen
-from sightline.training.labels import IGNORED
-from sightline.training.looking import Looking, looking_tokens, run_starts, watched
+from sightline.training.labels import IGNORED, run_starts
+from sightline.training.looking import Looking, looking_tokens, watched
 from sightline.training.objective import Batch, Objective, Step
 
 
@@ -57,9 +57,9 @@ class Instruct(Objective):
             with step.autocast(), watched(self.looking, inner.language) as watch:
                 loss, hits = answer_loss(inner, part, watch=step.watch)
                 loss = loss / count.clamp(min=1)
-            if self.looking is not None and watch is not None and "looks" in part:
+            if watch is not None and "looks" in part:
                 looked, seen = watch.loss(part, image)
-                loss = loss + self.looking.weight * looked / count.clamp(min=1)
+                loss = loss + watch.looking.weight * looked / count.clamp(min=1)
                 looks, found = looks + looked.detach(), found + seen
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -119,6 +119,7 @@ def parts(batch: Batch, rows: int | None, image: int) -> list[Batch]:
     key = "features" if "features" in batch else "pixel_values"
     placed = (batch["input_ids"] == image).sum(1).cumsum(0).tolist()
     each = placed[-1] // max(1, len(batch["pictures"]))  # tokens per picture
+    answered = run_starts(batch["labels"]).sum(1).cumsum(0).tolist()  # runs of learned tokens up to each row
     cut: list[Batch] = []
     for start in range(0, total, rows):
         here = slice(start, start + rows)
@@ -129,8 +130,7 @@ def parts(batch: Batch, rows: int | None, image: int) -> list[Batch]:
         width = int((part["segments"] >= 0).any(0).sum())  # rows of a part may all be shorter than the longest
         part = {name: tensor[:, :width] for name, tensor in part.items()}
         if "looks" in batch:
-            at = torch.cat([torch.zeros(1, dtype=torch.long), run_starts(batch["labels"]).sum(1).cumsum(0).cpu()])
-            mine = slice(int(at[start]), int(at[min(start + rows, total)]))
+            mine = slice(answered[start - 1] if start else 0, answered[min(start + rows, total) - 1])
             part |= {"looks": batch["looks"][mine], "names": batch["names"][mine]}
         part |= {"pictures": numbers} | ({key: batch[key][own]} if key in batch else {})
         cut.append(part)

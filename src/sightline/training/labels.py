@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Bool, Int
+from torch import Tensor
 
 from sightline.errors import DataError, TrainingError
 from sightline.models.language.chat import Message, Rendered
@@ -67,6 +69,14 @@ class Sample:
         return int((self.labels != IGNORED).sum())
 
 
+def run_starts(labels: Int[Tensor, "rows tokens"]) -> Bool[Tensor, "rows tokens"]:
+    """Where runs of learned tokens begin."""
+    learned = labels != IGNORED
+    starts = learned.clone()
+    starts[:, 1:] &= ~learned[:, :-1]
+    return starts
+
+
 class Encoder:
     """Conversations → samples.
 
@@ -115,8 +125,7 @@ class Encoder:
     def _names(self, words: tuple[str, ...]) -> tuple[int, ...]:
         """Ids of those words that are one token inside a sentence."""
         if words not in self.named:
-            written = self.tokenizer.encode([f" {word}" for word in words], special=False) if words else []
-            self.named[words] = tuple(ids[0] for ids in written if len(ids) == 1)
+            self.named[words] = tuple(self.tokenizer.whole_words(words))
         return self.named[words]
 
     def _learned(self, encoded: Any, rendered: Rendered) -> tuple[list[int], list[bool]]:

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sightline.training.labels import IGNORED, Things
+from sightline.training.labels import IGNORED, Things, run_starts
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,17 @@ class Watch:
         rows: Int[Tensor, " asked"],
         columns: Int[Tensor, " asked"],
         segments: Int[Tensor, "rows tokens"],
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """The summed cross-entropy between where the first head looks from (row, column) and where it should, and how
-        often its likeliest place is one of those."""
+    ) -> tuple[Float[Tensor, ""], Bool[Tensor, " asked"]]:
+        """The summed cross-entropy between where the first head looks from (row, column) and where it should, and for each
+        whether its likeliest place is one of those."""
         query, key, _ = self.attention.projected(self.tokens, self.rotation)
         scale = query.shape[-1] ** -0.5 if self.attention.scale is None else self.attention.scale
         scores = torch.einsum("sd,std->st", query[rows, 0, columns].float(), key[rows, 0].float()) * scale
         at = torch.arange(segments.shape[1], device=segments.device)
         hidden = (at > columns[:, None]) | (segments[rows] != segments[rows, columns][:, None])
         chances = scores.masked_fill(hidden, -math.inf).log_softmax(-1)
-        found = aim.gather(1, chances.argmax(1, keepdim=True)) > 0
-        return -(aim * chances.masked_fill(hidden, 0.0)).sum(), found.float().sum()
+        found = aim.gather(1, chances.argmax(1, keepdim=True))[:, 0] > 0
+        return -(aim * chances.masked_fill(hidden, 0.0)).sum(), found
 
 
 @dataclass
@@ -73,34 +73,35 @@ class Watches:
 
     def loss(self, batch: Mapping[str, Tensor], image: int) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The summed loss of both, and from how many answering tokens the patches were found."""
-        labels, segments = batch["labels"], batch["segments"]
         rows, columns, run = looking_tokens(batch)
-        zero = labels.new_zeros((), dtype=torch.float32)
         if not len(rows):
+            zero = batch["labels"].new_zeros((), dtype=torch.float32)
             return zero, zero
         before = columns - 1  # the token from which the answer's is told
-        all_things = batch["looks"][run].amax(1)
-        loss, found = self._see(batch, all_things, rows, before, image)
+        runs = runs_of(batch["labels"])
         named = names_asked(batch, self.looking.names)
-        asked = named[rows] * (runs_of(labels)[rows] == run[:, None] - 1)
+        lines, places = (named & (runs + 1 < len(batch["looks"]))).nonzero(
+            as_tuple=True
+        )  # a name looks for what it names
+        answer = runs[lines, places] + 1
+        meant = (batch["names"][answer] == batch["input_ids"][lines, places][:, None, None]).any(-1)
+        shown = (batch["looks"][answer] * meant[..., None]).amax(1)
+        some = shown.any(1)
+        loss, found = self._see(
+            batch, torch.cat([batch["looks"][run].amax(1), shown[some]]), torch.cat([rows, lines[some]]),
+            torch.cat([before, places[some]]), image,
+        )  # fmt: skip
+        asked = named[rows] * (runs[rows] == run[:, None] - 1)
         some = asked.any(1)
         if some.any():
             aim = asked[some] / asked[some].sum(1, keepdim=True)
-            loss = loss + self.asking.loss(aim, rows[some], before[some], segments)[0]
-        rows, columns = named.nonzero(as_tuple=True)  # a name looks for what it names, too
-        run = runs_of(labels)[rows, columns] + 1
-        rows, columns, run = (x[run < len(batch["looks"])] for x in (rows, columns, run))
-        meant = (batch["names"][run] == batch["input_ids"][rows, columns][:, None, None]).any(-1)
-        shown = (batch["looks"][run] * meant[..., None]).amax(1)
-        some = shown.any(1)
-        if some.any():
-            loss = loss + self._see(batch, shown[some], rows[some], columns[some], image)[0]
-        return loss, found
+            loss = loss + self.asking.loss(aim, rows[some], before[some], batch["segments"])[0]
+        return loss, found[: len(rows)].float().sum()
 
     def _see(
         self, batch: Mapping[str, Tensor], shown: Float[Tensor, "asked patches"], rows: Int[Tensor, " asked"],
         columns: Int[Tensor, " asked"], image: int,
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:  # fmt: skip
+    ) -> tuple[Float[Tensor, ""], Bool[Tensor, " asked"]]:  # fmt: skip
         """From (row, column) to the patches that show it, all alike."""
         segments = batch["segments"]
         mine = segments[rows] == segments[rows, columns][:, None]
@@ -123,14 +124,6 @@ def watched(looking: Looking | None, decoder: Any) -> Iterator[Watches | None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def run_starts(labels: Int[Tensor, "rows tokens"]) -> Bool[Tensor, "rows tokens"]:
-    """Where runs of learned tokens begin."""
-    learned = labels != IGNORED
-    starts = learned.clone()
-    starts[:, 1:] &= ~learned[:, :-1]
-    return starts
 
 
 def runs_of(labels: Int[Tensor, "rows tokens"]) -> Int[Tensor, "rows tokens"]:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sightline.training.labels import IGNORED, Sample, Things
+from sightline.training.labels import IGNORED, Sample, Things, run_starts
 
 PADDING = -1  # the segment of what fills a row
 
@@ -79,7 +79,7 @@ def pack(samples: Sequence[Sample], row: int | None, pad: int) -> Packed:
             ids[place, here], labels[place, here], segments[place, here] = sample.ids, sample.labels, segment
             labels[place, at] = IGNORED  # nothing comes before a first token that could tell it
             pictures += sample.pictures
-            looks += sample.looks[: runs(sample.labels)] if known else ()
+            looks += sample.looks[: answers(sample)] if known else ()
             at = here.stop
     return Packed(
         torch.from_numpy(ids), torch.from_numpy(labels), torch.from_numpy(segments),
@@ -87,10 +87,9 @@ def pack(samples: Sequence[Sample], row: int | None, pad: int) -> Packed:
     )  # fmt: skip
 
 
-def runs(labels: Int[np.ndarray, " tokens"]) -> int:
-    """How many runs of learned tokens there are: answers, unless the end was cut off."""
-    learned = labels != IGNORED
-    return int((learned[1:] & ~learned[:-1]).sum() + learned[0])
+def answers(sample: Sample) -> int:
+    """How many runs of learned tokens are left, should its end have been cut off."""
+    return int(run_starts(torch.from_numpy(sample.labels)[None]).sum())
 
 
 def share_of_padding(packed: Packed) -> float:

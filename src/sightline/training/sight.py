@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from sightline.training.initial import random_waves
 from sightline.training.labels import IGNORED
 from sightline.training.objective import Batch, Objective, Step
 
@@ -72,9 +73,8 @@ def louder_positions(table: Float[Tensor, "tokens width"], grid: tuple[int, int]
     """
     generator = torch.Generator().manual_seed(seed)
     rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    half = table.shape[1] // 2
-    turns = torch.stack([rows, columns], dim=-1).flatten(0, 1) / REACH @ torch.randn(2, half, generator=generator)
-    table[-len(turns) :, : 2 * half] += torch.cat([turns.cos(), turns.sin()], dim=1) * (WAVES * 2**0.5)
+    waves = random_waves(torch.stack([rows, columns], dim=-1).flatten(0, 1) / REACH, table.shape[1], generator)
+    table[-len(waves) :, : waves.shape[1]] += WAVES * waves
 
 
 @torch.no_grad()

@@ -143,10 +143,7 @@ class SightBatches:
 
 def value_words(tokenizer: Tokenizer) -> list[list[list[int]]]:
     """For each trait, for each of its values, the ids of its word as it stands inside a sentence."""
-    return [
-        [[int(i) for i in tokenizer([f" {value}"], special=False)["input_ids"][0]] for value in names]
-        for names in TRAITS
-    ]
+    return [tokenizer.encode([f" {value}" for value in names], special=False) for names in TRAITS]
 
 
 def names_of(traits: Sequence[int]) -> tuple[str, ...]:
@@ -157,6 +154,5 @@ def names_of(traits: Sequence[int]) -> tuple[str, ...]:
 
 def name_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     """Ids of the words (of one token) that tell things apart in questions: values, one or many, and places."""
-    texts = [f" {value}{end}" for names in TRAITS for value in names for end in ENDS]
-    written = tokenizer.encode(texts, special=False)
-    return tuple(sorted({ids[0] for ids in written if len(ids) == 1} | {tokenizer.token_id(place) for place in TOKENS}))
+    words = tokenizer.whole_words([value + end for names in TRAITS for value in names for end in ENDS])
+    return tuple(sorted({*words, *(tokenizer.token_id(place) for place in TOKENS)}))

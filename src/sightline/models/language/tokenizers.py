@@ -106,6 +106,11 @@ class Tokenizer:
         """Ids of each text, not padded; with start and end unless special is False."""
         return [e.ids for e in self.backend.encode_batch(list(texts), add_special_tokens=special)]
 
+    def whole_words(self, words: Sequence[str]) -> list[int]:
+        """Ids of those words that are one token inside a sentence, behind a space; the others are left out."""
+        written = self.encode([f" {word}" for word in words], special=False) if words else []
+        return [ids[0] for ids in written if len(ids) == 1]
+
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Ids back to text, special tokens left out; cleaned up where tokenizer_config.json asks for it."""
         text = str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
