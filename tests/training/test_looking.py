@@ -135,6 +135,14 @@ def test_what_is_cut_off_is_not_looked_for() -> None:
     assert made["names"].tolist() == [[[7], [-1]], [[-1], [-1]]]
 
 
+def test_the_layer_has_one_before_it(bank: LessonBank, tmp_path: Path) -> None:
+    model = build_tabletop_llava(llava_recipe("tabletop-llava", SMALL), bank.texts())
+    for layer in (0, 2):
+        plan = llava_recipe("tabletop-llava", [*SMALL, f"look_layer={layer}"])
+        with pytest.raises(UsageError, match=f"look_layer={layer} names no layer with one before it; give 1 to 1"):
+            prepare_stage(plan, model, bank, tmp_path, quiet=True)
+
+
 def test_alike_needs_keys_for_every_head(bank: LessonBank) -> None:
     model = build_tabletop_llava(llava_recipe("tabletop-llava", [*SMALL, "kv_heads=1"]), bank.texts())
     with pytest.raises(UsageError, match="kv_heads = heads"):

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from sightline.errors import UsageError
 from sightline.models.bridges import BridgeConfig
 from sightline.models.language.llama import Llama
 from sightline.models.language.locations import TOKENS
@@ -89,6 +90,8 @@ def prepare_stage(plan: LlavaRecipe, llava: Llava, lessons: LessonBank, out: Pat
     turns = 1 if plan.learns == "bridge" else plan.turns
     rising = ((plan.simple_steps, 1), (plan.few_steps, 3)) if plan.learns == "language" else ()
     layer = plan.look_layer if plan.learns == "language" else None
+    if layer is not None and not 1 <= layer < plan.layers:
+        raise UsageError(f"look_layer={layer} names no layer with one before it; give 1 to {plan.layers - 1}, or none.")
     said = BankConversations(
         lessons, turns=turns, kinds=kinds, pictures=plan.learns != "words", rising=rising,
         looks=layer is not None,
