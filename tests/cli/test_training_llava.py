@@ -18,7 +18,7 @@ from training.seeing import COLOURS, tiny_language, tiny_tower, write_conversati
 PAGE = Path(__file__).parents[2] / "docs" / "training-llava.md"
 TINY = ["steps=2", "batch_size=2", "device=cpu", "dtype=float32"]
 FROM_NOTHING = [*TINY, "scenes=12", "width=16", "layers=2", "heads=2", "kv_heads=2", "intermediate=24", "vocab_size=400",
-                "words_steps=1", "sight_steps=1", "sight_batch=4", "look_layer=1", "warmup=1"]  # fmt: skip
+                "words_steps=1", "sight_steps=1", "sight_batch=4", "look_layer=1", "look_again=none", "warmup=1"]  # fmt: skip
 
 
 def commands() -> list[list[str]]:

@@ -12,7 +12,7 @@ from sightline.errors import UsageError
 from sightline.training import lesson_bank
 from sightline.training.first_decoder import look_for_alike
 from sightline.training.instruct import Instruct, answer_loss, parts
-from sightline.training.labels import IGNORED, Sample
+from sightline.training.labels import IGNORED, Sample, Shown
 from sightline.training.lesson_bank import BankConversations, LessonBank
 from sightline.training.looking import Looking, looking_tokens, run_starts, tables, watched
 from sightline.training.packing import pack
@@ -20,8 +20,8 @@ from sightline.training.recipes.llava import llava_recipe
 from sightline.training.tabletop_llava import build_tabletop_llava, prepare_stage
 from sightline.worlds import tabletop
 
-SMALL = ["width=32", "layers=2", "heads=2", "kv_heads=2", "intermediate=24", "vocab_size=400", "batch_size=5",
-         "scenes=12", "look_layer=1", "cache=false", "dtype=float32", "rows=none"]  # fmt: skip
+SMALL = ["image_size=128", "width=32", "layers=3", "heads=2", "kv_heads=2", "intermediate=24", "vocab_size=400", "batch_size=5",
+         "scenes=12", "look_layer=1", "look_again=2", "cache=false", "dtype=float32", "rows=none"]  # fmt: skip
 
 
 @pytest.fixture
@@ -49,11 +49,13 @@ def test_an_answer_names_its_patches(bank: LessonBank) -> None:
 
 
 def test_the_loss_is_of_the_heads_own_attention(bank: LessonBank, tmp_path: Path) -> None:
-    plan = llava_recipe("tabletop-llava", SMALL)
+    plan = llava_recipe("tabletop-llava", [*SMALL, "simple_steps=0", "few_steps=0"])
     model = build_tabletop_llava(plan, bank.texts())
     look_for_alike(model.language, 0.7)  # so that it looks somewhere
     ready = prepare_stage(plan, model, bank, tmp_path, quiet=True)
-    batch, looking = ready.lessons.batch(3), ready.looking
+    batches = (ready.lessons.batch(step) for step in range(20))
+    batch = next(b for b in batches if (b["told"] != b["looks"].amax(1)).any())  # one tells of another thing
+    looking = ready.looking
     assert looking is not None and looking.layer == 1
     image, names = model.config.image_token_index, set(looking.names)
     assert model.processor.tokenizer.token_id("<loc_500>") in names
@@ -66,8 +68,8 @@ def test_the_loss_is_of_the_heads_own_attention(bank: LessonBank, tmp_path: Path
     features = model.image_features(batch["pixel_values"])[batch["pictures"]]
     vectors, _ = model._fused(batch["input_ids"], {}, features)
     out = model.language(inputs_embeds=vectors, segments=batch["segments"], output_attentions=True)
-    asking, seeing = (weights[:, 0].detach() for weights in out.attentions)
-    expected, right, count, named, names_seen = 0.0, 0, 0, 0, 0
+    asking, seeing, telling = (weights[:, 0].detach() for weights in out.attentions)
+    expected, right, count, named, names_seen, others = 0.0, 0, 0, 0, 0, 0
     runs, number = run_starts(batch["labels"]), -1
     for row in range(len(seeing)):
         question: list[int] = []
@@ -95,13 +97,16 @@ def test_the_loss_is_of_the_heads_own_attention(bank: LessonBank, tmp_path: Path
             places = ((batch["input_ids"][row] == image) & (batch["segments"][row] == segment)).nonzero()[:, 0].tolist()
             weights = seeing[row, column - 1]
             expected -= float((look / look.sum() * weights[places].log()).sum())
+            told = batch["told"][number]
+            others += not torch.equal(told, look)
+            expected -= float((told / told.sum() * telling[row, column - 1][places].log()).sum())
             likeliest = int(weights.argmax())
             right += likeliest in places and bool(look[places.index(likeliest)])
             count += 1
             if question:
                 expected -= float(asking[row, column - 1][question].log().mean())
                 named += 1
-    assert count == len(looking_tokens(batch)[0]) > 20 and named > 10 and names_seen > 10
+    assert count == len(looking_tokens(batch)[0]) > 20 and named > 10 and names_seen > 10 and others > 0
     assert abs(float(loss) - expected) < 1e-3 * expected and int(found) == right
 
 
@@ -109,8 +114,8 @@ def test_parts_have_their_own_looks(bank: LessonBank, tmp_path: Path) -> None:
     plan = llava_recipe("tabletop-llava", [*SMALL, "row_length=none"])
     model = build_tabletop_llava(plan, bank.texts())
     batch = prepare_stage(plan, model, bank, tmp_path, quiet=True).lessons.batch(0)
-    whole = Instruct(looking=Looking(1, 0.5))
-    cut = Instruct(looking=Looking(1, 0.5), rows=2)
+    whole = Instruct(looking=Looking(1, 0.5, again=2))
+    cut = Instruct(looking=Looking(1, 0.5, again=2), rows=2)
     assert len(parts(batch, 2, model.config.image_token_index)) == 3
     gradients = []
     for objective in (whole, cut):
@@ -125,22 +130,26 @@ def test_parts_have_their_own_looks(bank: LessonBank, tmp_path: Path) -> None:
 def test_what_is_cut_off_is_not_looked_for() -> None:
     ids = np.arange(8, dtype=np.int32)
     labels = np.array([IGNORED, IGNORED, 2, 3, IGNORED, 5, 6, IGNORED], np.int32)
-    one, two = (((1,), (5, 6)),), (((2, 3), (7,)), ((0,), ()))
+    one, two = (Shown((1,), (5, 6)),), (Shown((2, 3), (7,), told=False), Shown((0,), (), asked=False))
     whole = Sample("a", ids, labels, (), (one, two))
     short = Sample("b", ids[:4], labels[:4], (), (two, one))
     assert pack([whole, short], None, 0).looks == (one, two, two)
     assert pack([short, Sample("c", ids, labels)], None, 0).looks == ()
     made = tables([two, ()], 4)
-    assert made["looks"].tolist() == [[[0, 0, 1, 1], [1, 0, 0, 0]], [[0, 0, 0, 0], [0, 0, 0, 0]]]
+    assert made["looks"].tolist() == [[[0, 0, 1, 1], [0, 0, 0, 0]], [[0, 0, 0, 0], [0, 0, 0, 0]]]
     assert made["names"].tolist() == [[[7], [-1]], [[-1], [-1]]]
+    assert made["told"].tolist() == [[1, 0, 0, 0], [0, 0, 0, 0]]
 
 
 def test_the_layer_has_one_before_it(bank: LessonBank, tmp_path: Path) -> None:
     model = build_tabletop_llava(llava_recipe("tabletop-llava", SMALL), bank.texts())
-    for layer in (0, 2):
+    for layer in (0, 3):
         plan = llava_recipe("tabletop-llava", [*SMALL, f"look_layer={layer}"])
-        with pytest.raises(UsageError, match=f"look_layer={layer} names no layer with one before it; give 1 to 1"):
+        with pytest.raises(UsageError, match=f"look_layer={layer} names no layer with one before it; give 1 to 2"):
             prepare_stage(plan, model, bank, tmp_path, quiet=True)
+    plan = llava_recipe("tabletop-llava", [*SMALL, "look_again=1"])
+    with pytest.raises(UsageError, match="look_again=1 names no layer after look_layer=1; give at most 2"):
+        prepare_stage(plan, model, bank, tmp_path, quiet=True)
 
 
 def test_alike_needs_keys_for_every_head(bank: LessonBank) -> None:

@@ -19,7 +19,7 @@ from sightline.training.sight_bank import LEAST, TRAITS, SightBatches, value_wor
 from sightline.training.tabletop_llava import build_tabletop_llava
 from sightline.worlds import tabletop
 
-SMALL = ["width=32", "layers=1", "heads=2", "kv_heads=1", "intermediate=24", "vocab_size=400"]
+SMALL = ["image_size=128", "width=32", "layers=1", "heads=2", "kv_heads=1", "intermediate=24", "vocab_size=400"]
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ language model's folder ─ decoder + tokens  ┘
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from sightline.models.vlm.processor import VLMProcessor, placeholders
 from sightline.models.vlm.square import SquarePictures
 from sightline.models.vlm.vicuna import llava_template
 from sightline.models.zoo import load
+from sightline.nn import GridPositions
 from sightline.training.conversations import IMAGE
 
 GATED = "gated_cross_attention"
@@ -34,7 +36,7 @@ def assemble(
     vision: str | Path | Model[Any], language: str | Path | Model[Any], *,
     bridge: str | BridgeConfig = "mlp2x_gelu",
     layer: tuple[int, ...] = (-2,), select: str = "default", pad_square: bool = False,
-    template: ChatTemplate | None = None, seed: int = 0,
+    template: ChatTemplate | None = None, image_size: int | None = None, seed: int = 0,
 ) -> Llava:  # fmt: skip
     """Load the parts and join them; the bridge has random weights from `seed`.
 
@@ -43,9 +45,12 @@ def assemble(
     squares, not cropped.
     bridge: a kind, or all its numbers; GATED puts no bridge before the language model but gated blocks between its layers
     (then the numbers are those of the resampler that they look at).
-    template: the chat template; by default LLaVA-1.5's. Raises UsageError for parts of the wrong kind.
+    template: the chat template; by default LLaVA-1.5's. image_size: pixels per side that the tower reads from now on.
+    Raises UsageError for parts of the wrong kind.
     """
     tower, looks = vision_part(vision)
+    if image_size is not None:
+        looks = read_at(tower, looks, image_size)
     decoder = load(language, dtype="float32") if isinstance(language, (str, Path)) else language
     if not isinstance(decoder, Decoder) or decoder.processor is None or decoder.processor.tokenizer is None:
         raise UsageError(f"{language} is no language model with a tokenizer; name a folder of Llama, Qwen2, Phi, ….")
@@ -102,6 +107,28 @@ def vision_part(ref: str | Path | Model[Any]) -> tuple[Model[Any], Any]:
             f"{side}×{side}; a LLaVA needs pictures of one size."
         )
     return tower, looks
+
+
+@torch.no_grad()
+def read_at(tower: Model[Any], looks: Any, side: int) -> Any:
+    """Make the tower one for pictures of side×side, its positions resampled for good; returns how those are made.
+
+    More pixels and more patches for the same things, as LLaVA-1.5 went from 224 to 336. Raises UsageError for a side
+    that is no multiple of the patch.
+    """
+    config: Any = tower.config
+    old, patch = config.image_size, config.patch_size
+    if side == old:
+        return looks
+    if side < patch or side % patch:
+        raise UsageError(f"image_size={side} is no multiple of the tower's patch of {patch} pixels.")
+    cells = (side // patch, side // patch)
+    before: Any = tower.positions
+    after = GridPositions(cells, before.table.shape[1], prefix=before.prefix, resample=before.resample)
+    after.table.copy_(before(cells))
+    tower.positions, tower.config = after, config.replace(image_size=side)
+    cropped = {"height": side, "width": side} if looks.crop_size else None
+    return dataclasses.replace(looks, size=dict.fromkeys(looks.size, side), crop_size=cropped)
 
 
 def _takes_pictures(template: ChatTemplate) -> bool:

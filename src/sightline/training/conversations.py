@@ -34,10 +34,15 @@ DESCRIBE = (  # what a caption answers (LLaVA's paper asks in these words too, a
 
 @dataclass(frozen=True)
 class Look:
-    """A thing that an answer is about: patches that show it, and words that name it."""
+    """A thing that an answer is about: patches that show it, and words that name it.
+
+    asked: the question names it. told: the answer tells of it ("what is nearest to the mug?" tells of something else).
+    """
 
     patches: tuple[int, ...]
     words: tuple[str, ...] = ()
+    asked: bool = True
+    told: bool = True
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from sightline.errors import UsageError
 from sightline.training.features import frozen
 from sightline.training.labels import IGNORED, run_starts
-from sightline.training.looking import Looking, looking_tokens, watched
+from sightline.training.looking import LOOKS, Looking, looking_tokens, watched
 from sightline.training.objective import Batch, Objective, Step
 
 
@@ -33,7 +33,7 @@ class Instruct(Objective):
         features [P, N, D]                   … the vision tower's tokens, kept from before (see features), or of
         pixel_values [P, 3, H, W]            … the pictures themselves
 
-        looks [S, K, N], names [S, K, W]     … for every run of learned tokens, what it is about (see looking)
+        looks [S, K, N], names [S, K, W], told [S, N]    … for every run of learned tokens, what it is about (see looking)
 
     rows: rows computed at once; more are taken in parts whose gradients add up to those of the whole batch (gradient
     accumulation), None: all at once. learns: which parts do, for the record of the run.
@@ -74,7 +74,8 @@ class Instruct(Objective):
         return figures
 
     def describe(self) -> dict[str, Any]:
-        told = {} if self.looking is None else {"looking": [self.looking.layer, self.looking.weight]}
+        look = self.looking
+        told = {} if look is None else {"looking": [look.layer, look.weight, look.again]}
         return {"objective": "instruct", "learns": self.learns, **told}
 
 
@@ -131,7 +132,7 @@ def parts(batch: Batch, rows: int | None, image: int) -> list[Batch]:
         part = {name: tensor[:, :width] for name, tensor in part.items()}
         if "looks" in batch:
             mine = slice(answered[start - 1] if start else 0, answered[min(start + rows, total) - 1])
-            part |= {"looks": batch["looks"][mine], "names": batch["names"][mine]}
+            part |= {name: batch[name][mine] for name in LOOKS}
         part |= {"pictures": numbers} | ({key: batch[key][own]} if key in batch else {})
         cut.append(part)
     return cut

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -22,8 +22,19 @@ from sightline.models.language.chat import Message, Rendered
 from sightline.models.language.tokenizers import Tokenizer, token_name
 from sightline.training.conversations import IMAGE, Conversation
 
-Things = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]  # of each its patches and the ids of its names
 IGNORED = -100  # the label of a token that is not learned, as in torch's cross-entropy
+
+
+class Shown(NamedTuple):
+    """A thing that an answer is about, as tokens: see conversations.Look."""
+
+    patches: tuple[int, ...]
+    names: tuple[int, ...]
+    asked: bool = True
+    told: bool = True
+
+
+Things = tuple[Shown, ...]
 
 
 @runtime_checkable
@@ -112,7 +123,7 @@ class Encoder:
         numbers, labels = self._expand(ids, learned)
         kept = self._kept(numbers)
         looks = tuple(
-            tuple((look.patches, self._names(look.words)) for look in things)
+            tuple(Shown(look.patches, self._names(look.words), look.asked, look.told) for look in things)
             for things in conversation.looks[: len(rendered.spans)]
         )
         sample = Sample(

@@ -5,6 +5,7 @@ A shard holds pictures [n, s, s, 3] uint8, the turns of each scene as JSON, and 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ EACH = 3  # turns of a kind per scene
 FEW = 3  # things that an answer may be about for its look to be told
 PATCH = 16  # pixels of the patches whose sights are kept
 THINGS = ((1, 8), (1, 3), (1, 1))  # how many things the shards show, in turn, unless said otherwise
-KEPT = {"caption": 0.3, "detail": 0.1, "reasoning": 0.3}  # shares of the long turns that are told: loss counts tokens
+KEPT = {"caption": 0.6, "detail": 0.1, "reasoning": 0.3}  # shares of the long turns that are told: loss counts tokens
 FORMAT = 3  # of what is shown and said; others need other shards
 Turn = tuple[str, str, str, list[int]]  # kind, question, answer, the plainly seen things (by number) it is about
 
@@ -137,7 +138,16 @@ class BankConversations:
         for patch, owner in enumerate(sight.owners.tolist()):
             patches[owner].append(patch)
         looks = [Look(tuple(patches[row + 1]), names_of(traits)) for row, traits in enumerate(sight.traits.tolist())]
-        return tuple(tuple(looks[row] for row in about) if len(about) <= FEW else () for *_, about in turns)
+
+        def things(kind: str, about: list[int]) -> tuple[Look, ...]:
+            if kind in KEPT or len(about) > FEW:  # a text tells of one after another, nobody knows at which word
+                return ()
+            if kind != "nearest" or len(about) != 2:
+                return tuple(looks[row] for row in about)
+            one, other = (looks[row] for row in about)
+            return dataclasses.replace(one, told=False), dataclasses.replace(other, asked=False)
+
+        return tuple(things(kind, about) for kind, *_, about in turns)
 
     def fingerprint(self) -> str:
         return (

@@ -3,10 +3,11 @@
 "What colour is the mug?"   … mug ? ASSISTANT:   red   </s>
 layer l − 1                    ↑────────┴─────────┘          what is asked about
 layer l      patches ←─────────┴────────┴─────────┘          that show it
+layer m      patches ←──────────────────┴─────────┘          that show what the answer tells of, where that is another thing
 
 To tell of one thing among several, a decoder must find its patches from a phrase. From answers alone that took longer
 than an hour of CPU allows: for hundreds of steps it named the colour of any thing in the picture. Where truth is known,
-two heads are told (attention supervision: Qiao, Dong and Xu 2018, arXiv:1709.06308), and all else is left to the model.
+heads are told (attention supervision: Qiao, Dong and Xu 2018, arXiv:1709.06308), and all else is left to the model.
 """
 
 from __future__ import annotations
@@ -21,18 +22,35 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sightline.errors import UsageError
 from sightline.training.labels import IGNORED, Things, run_starts
+
+LOOKS = ("looks", "names", "told")  # what a batch brings of them
 
 
 @dataclass(frozen=True)
 class Looking:
-    """How two heads are shown their way: in layer − 1 from an answer to the names in its question, in `layer` to the
-    patches. weight: how much each counts beside the answers. names: ids of the words that name things and traits.
+    """How heads are shown their way: in layer − 1 from an answer to the names in its question, in `layer` to the patches
+    of what they name, in layer `again` to those of what the answer tells of ("what is nearest to the mug?").
+
+    weight: how much each counts beside the answers. names: ids of the words that name things and traits.
     """
 
     layer: int
     weight: float
     names: tuple[int, ...] = ()
+    again: int | None = None
+
+    def check(self, layers: int) -> None:
+        """Raises UsageError unless a decoder of so many layers has them, in this order."""
+        if not 1 <= self.layer < layers:
+            raise UsageError(
+                f"look_layer={self.layer} names no layer with one before it; give 1 to {layers - 1}, or none."
+            )
+        if self.again is not None and not self.layer < self.again < layers:
+            raise UsageError(
+                f"look_again={self.again} names no layer after look_layer={self.layer}; give at most {layers - 1}, or none."
+            )
 
 
 class Watch:
@@ -65,14 +83,15 @@ class Watch:
 
 @dataclass
 class Watches:
-    """Both heads at work. `loss` after the decoder has read a batch."""
+    """The heads at work. `loss` after the decoder has read a batch."""
 
     looking: Looking
     asking: Watch
     seeing: Watch
+    telling: Watch | None
 
     def loss(self, batch: Mapping[str, Tensor], image: int) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """The summed loss of both, and from how many answering tokens the patches were found."""
+        """The summed loss of all, and from how many answering tokens the patches were found."""
         rows, columns, run = looking_tokens(batch)
         if not len(rows):
             zero = batch["labels"].new_zeros((), dtype=torch.float32)
@@ -87,10 +106,12 @@ class Watches:
         meant = (batch["names"][answer] == batch["input_ids"][lines, places][:, None, None]).any(-1)
         shown = (batch["looks"][answer] * meant[..., None]).amax(1)
         some = shown.any(1)
-        loss, found = self._see(
-            batch, torch.cat([batch["looks"][run].amax(1), shown[some]]), torch.cat([rows, lines[some]]),
+        loss, found = _see(
+            self.seeing, batch, torch.cat([batch["looks"][run].amax(1), shown[some]]), torch.cat([rows, lines[some]]),
             torch.cat([before, places[some]]), image,
         )  # fmt: skip
+        if self.telling is not None:
+            loss = loss + _see(self.telling, batch, batch["told"][run], rows, before, image)[0]
         asked = named[rows] * (runs[rows] == run[:, None] - 1)
         some = asked.any(1)
         if some.any():
@@ -98,29 +119,32 @@ class Watches:
             loss = loss + self.asking.loss(aim, rows[some], before[some], batch["segments"])[0]
         return loss, found[: len(rows)].float().sum()
 
-    def _see(
-        self, batch: Mapping[str, Tensor], shown: Float[Tensor, "asked patches"], rows: Int[Tensor, " asked"],
-        columns: Int[Tensor, " asked"], image: int,
-    ) -> tuple[Float[Tensor, ""], Bool[Tensor, " asked"]]:  # fmt: skip
-        """From (row, column) to the patches that show it, all alike."""
-        segments = batch["segments"]
-        mine = segments[rows] == segments[rows, columns][:, None]
-        place = ((batch["input_ids"] == image) & (segments >= 0))[rows] & mine
-        patch = (place.cumsum(1) - 1).clamp(0, shown.shape[1] - 1)
-        aim = torch.gather(shown / shown.sum(1, keepdim=True), 1, patch) * place
-        return self.seeing.loss(aim, rows, columns, segments)
+
+def _see(
+    watch: Watch, batch: Mapping[str, Tensor], shown: Float[Tensor, "asked patches"], rows: Int[Tensor, " asked"],
+    columns: Int[Tensor, " asked"], image: int,
+) -> tuple[Float[Tensor, ""], Bool[Tensor, " asked"]]:  # fmt: skip
+    """From (row, column) to the patches that show it, all alike."""
+    segments = batch["segments"]
+    mine = segments[rows] == segments[rows, columns][:, None]
+    place = ((batch["input_ids"] == image) & (segments >= 0))[rows] & mine
+    patch = (place.cumsum(1) - 1).clamp(0, shown.shape[1] - 1)
+    aim = torch.gather(shown / shown.sum(1, keepdim=True), 1, patch) * place
+    return watch.loss(aim, rows, columns, segments)
 
 
 @contextmanager
 def watched(looking: Looking | None, decoder: Any) -> Iterator[Watches | None]:
-    """Keeps what the two layers' attention reads inside the block."""
+    """Keeps what those layers' attention reads inside the block."""
     if looking is None:
         yield None
         return
-    asking, seeing = (Watch(decoder.blocks[layer].attention) for layer in (looking.layer - 1, looking.layer))
-    handles = [w.attention.register_forward_pre_hook(w.keep, with_kwargs=True) for w in (asking, seeing)]
+    layers = [looking.layer - 1, looking.layer, *([] if looking.again is None else [looking.again])]
+    watches = [Watch(decoder.blocks[layer].attention) for layer in layers]
+    handles = [w.attention.register_forward_pre_hook(w.keep, with_kwargs=True) for w in watches]
+    asking, seeing, *telling = watches
     try:
-        yield Watches(looking, asking, seeing)
+        yield Watches(looking, asking, seeing, telling[0] if telling else None)
     finally:
         for handle in handles:
             handle.remove()
@@ -149,13 +173,18 @@ def names_asked(batch: Mapping[str, Tensor], names: Sequence[int]) -> Bool[Tenso
 
 
 def tables(looks: Sequence[Things], patches: int) -> dict[str, Tensor]:
-    """looks [runs, things, patches]: 1 where a patch shows the thing; names [runs, things, words]: ids, −1 for none."""
+    """looks [runs, things, patches]: 1 where a patch shows the thing that is asked about; names [runs, things, words]: ids,
+    −1 for none; told [runs, patches]: 1 where a patch shows what the answer tells of."""
     most = max(1, *(len(things) for things in looks))
-    words = max(1, *(len(names) for things in looks for _, names in things))
-    shown = torch.zeros(len(looks), most, patches)
+    words = max(1, *(len(thing.names) for things in looks for thing in things))
+    shown, told = torch.zeros(len(looks), most, patches), torch.zeros(len(looks), patches)
     named = torch.full((len(looks), most, words), -1)
     for run, things in enumerate(looks):
-        for row, (where, names) in enumerate(things):
-            shown[run, row, list(where)] = 1.0
-            named[run, row, : len(names)] = torch.tensor(names, dtype=torch.long)
-    return {"looks": shown, "names": named}
+        for row, thing in enumerate(things):
+            where = list(thing.patches)
+            if thing.asked:
+                shown[run, row, where] = 1.0
+                named[run, row, : len(thing.names)] = torch.tensor(thing.names, dtype=torch.long)
+            if thing.told:
+                told[run, where] = 1.0
+    return dict(zip(LOOKS, (shown, named, told), strict=True))

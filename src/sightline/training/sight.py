@@ -24,9 +24,11 @@ from torch import Tensor, nn
 from sightline.training.initial import random_waves
 from sightline.training.labels import IGNORED
 from sightline.training.objective import Batch, Objective, Step
+from sightline.training.sight_bank import BLANK, NONE, TRAITS
 
 WAVES, REACH = 0.5, 3.0  # what is added to a tower's positions: size, and patches over which it changes
 HEAT = 0.05  # softmax temperature of cosines between patches and words
+SELDOM = 0.2  # weight of "blank" and "none"
 BLUR = 16.0  # bins (of 1,000) by which a side of a box is told softly: 2 pixels of 128
 
 
@@ -101,6 +103,7 @@ class NamesAndPlaces(Objective):
         there [P, N]      whether a patch shows a thing
 
     loss = mean over traits of the cross-entropy of names + mean over sides of that of bins + presence + centre.
+    Most things have neither word nor flaw: those that have none count SELDOM, or nobody would be told of any.
     """
 
     def loss(self, model: Any, batch: Batch, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
@@ -125,9 +128,11 @@ class NamesAndPlaces(Objective):
             told = traits[:, trait]
             logits = directions @ F.normalize(model.values(trait), dim=-1).T / HEAT
             known = told != IGNORED
-            losses.append(
-                F.cross_entropy(logits, told, ignore_index=IGNORED, reduction="sum") / known.sum().clamp(min=1)
-            )
+            weight = logits.new_ones(logits.shape[1])
+            if TRAITS[trait][-1] in (BLANK, NONE):
+                weight[-1] = SELDOM
+            total = weight[told.clamp(min=0)].mul(known).sum().clamp(min=1)
+            losses.append(F.cross_entropy(logits, told, weight, ignore_index=IGNORED, reduction="sum") / total)
             right.append(((logits.argmax(-1) == told) & known).sum() / known.sum().clamp(min=1))
         return torch.stack(losses).mean(), right
 

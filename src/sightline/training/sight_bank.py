@@ -6,6 +6,7 @@ first [n + 1], traits [things, 6] int16, boxes [things, 4] and centres [things, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -106,30 +107,53 @@ def _traits(thing: ThingTruth) -> list[int]:
     return [*plain, word, flaw]
 
 
+def mirrored(sight: Sight) -> Sight:
+    """What the patches of the mirrored picture show. A word in a mirror is not one to be read."""
+    side = math.isqrt(len(sight.owners))
+    traits = sight.traits.clone()
+    words = traits[:, TRAITS.index((*WORDS, BLANK))]
+    words[words < len(WORDS)] = IGNORED
+    left, top, right, bottom = sight.boxes.T
+    return Sight(
+        sight.owners.view(side, side).flip(1).flatten(), traits,
+        torch.stack([1 - right, top, 1 - left, bottom], dim=1), sight.centres * sight.centres.new_tensor([-1, 1, 1]),
+    )  # fmt: skip
+
+
 class SightBatches:
-    """Batches for `NamesAndPlaces`. rising: so many steps see these scenes only, one after another (see Curriculum)."""
+    """Batches for `NamesAndPlaces`. rising: so many steps see these scenes only, one after another (see Curriculum).
+
+    mirror: every other scene, by chance, is seen in a mirror: no other thing, but another picture.
+    """
 
     def __init__(
         self, bank: Bank, pictures: Seen, *, batch_size: int,
-        rising: Sequence[tuple[int, Int[np.ndarray, " _"]]] = (), seed: int = 0,
+        rising: Sequence[tuple[int, Int[np.ndarray, " _"]]] = (), mirror: bool = False, seed: int = 0,
     ) -> None:  # fmt: skip
         batch_size = min(batch_size, len(bank))
         self.bank, self.pictures, self.batch_size, self.seed = bank, pictures, batch_size, seed
         self.curriculum = Curriculum(np.arange(len(bank)), batch_size, seed, rising)
         self.steps_per_epoch = self.curriculum.steps_per_epoch
-        self.rising = [(steps, len(some)) for steps, some in rising]
+        self.rising, self.mirror = [(steps, len(some)) for steps, some in rising], mirror
 
     def batch(self, step: int, rank: int = 0, size: int = 1) -> Batch:
         numbers = self.curriculum.numbers(step)
         share = len(numbers) // size
         mine = numbers[rank * share : (rank + 1) * share].tolist()
-        scenes = [self.bank.sight(number) for number in mine]
+        turned = np.random.default_rng([self.seed, step]).random(len(numbers)) < (0.5 if self.mirror else 0.0)
+        turned = turned[rank * share : (rank + 1) * share]
+        scenes = [
+            mirrored(self.bank.sight(number)) if other else self.bank.sight(number)
+            for number, other in zip(mine, turned, strict=True)
+        ]
+        pixels = self.pictures.pixels(mine)
+        pixels[torch.from_numpy(turned)] = pixels[torch.from_numpy(turned)].flip(-1)
         before = np.cumsum([0, *(len(scene.traits) for scene in scenes)])
         owners = torch.stack([scene.owners for scene in scenes]).long()
         picture, patch = owners.nonzero(as_tuple=True)
         thing = owners[picture, patch] - 1 + torch.from_numpy(before)[picture]
         return {
-            "pixel_values": self.pictures.pixels(mine),
+            "pixel_values": pixels,
             "there": owners > 0,
             "patch": picture * owners.shape[1] + patch,
             "traits": torch.cat([scene.traits for scene in scenes])[thing].long(),
@@ -138,7 +162,7 @@ class SightBatches:
         }
 
     def fingerprint(self) -> str:
-        return f"{self.pictures.fingerprint()}-{self.rising}-{self.seed}"
+        return f"{self.pictures.fingerprint()}-{self.rising}-{self.mirror}-{self.seed}"
 
 
 def value_words(tokenizer: Tokenizer) -> list[list[list[int]]]:

@@ -21,7 +21,7 @@ from sightline.models.vlm.llava import Llava
 from sightline.models.vlm.vicuna import llava_template
 from sightline.training.assembling import assemble
 from sightline.training.first_decoder import END, START, look_for_alike, new_decoder
-from sightline.training.lesson_bank import BankConversations, BankPictures, LessonBank
+from sightline.training.lesson_bank import PATCH, BankConversations, BankPictures, LessonBank
 from sightline.training.looking import Looking
 from sightline.training.loop import TrainingResult, fit
 from sightline.training.recipes.llava import LlavaRecipe, llava_recipe, things_of
@@ -70,8 +70,9 @@ def learn_to_see(
     places = [tokenizer.token_id(place) for place in TOKENS]
     seen = BankPictures(lessons, processor_of(llava).pictures)
     rising = [(plan.sight_steps // 10, lessons.easy(1)), (plan.sight_steps // 5, lessons.easy(3))]
-    data = SightBatches(lessons, seen, batch_size=plan.sight_batch, rising=rising, seed=plan.options.seed)
+    data = SightBatches(lessons, seen, batch_size=plan.sight_batch, rising=rising, mirror=True, seed=plan.options.seed)
     options = dataclasses.replace(_short(plan, plan.sight_steps), rates=plan.sight_rates)
+    _same_patches(llava)
     tower: Any = llava.vision
     side = tower.config.image_size // tower.config.patch_size
     louder_positions(tower.positions.table, (side, side), plan.options.seed)
@@ -89,19 +90,33 @@ def prepare_stage(plan: LlavaRecipe, llava: Llava, lessons: LessonBank, out: Pat
     kinds = ("caption",) if plan.learns == "bridge" else None
     turns = 1 if plan.learns == "bridge" else plan.turns
     rising = ((plan.simple_steps, 1), (plan.few_steps, 3)) if plan.learns == "language" else ()
-    layer = plan.look_layer if plan.learns == "language" else None
-    if layer is not None and not 1 <= layer < plan.layers:
-        raise UsageError(f"look_layer={layer} names no layer with one before it; give 1 to {plan.layers - 1}, or none.")
+    looking = _looking(plan, llava) if plan.learns == "language" else None
     said = BankConversations(
         lessons, turns=turns, kinds=kinds, pictures=plan.learns != "words", rising=rising,
-        looks=layer is not None,
+        looks=looking is not None,
     )  # fmt: skip
     seen = BankPictures(lessons, llava.processor.pictures)
-    ready = make_ready(llava, plan, said, seen, out / "cache", quiet=quiet)
-    if layer is None:
-        return ready
+    return dataclasses.replace(make_ready(llava, plan, said, seen, out / "cache", quiet=quiet), looking=looking)
+
+
+def _same_patches(llava: Llava) -> None:
+    """Raises UsageError where truth is kept for other patches than the tower's."""
+    tower: Any = llava.vision
+    if tower.config.patch_size != PATCH:
+        raise UsageError(
+            f"the scenes say what patches of {PATCH} pixels show, and this tower's have {tower.config.patch_size}; take "
+            f"a tower with patches of {PATCH}, or sight_steps=0 and look_layer=none."
+        )
+
+
+def _looking(plan: LlavaRecipe, llava: Llava) -> Looking | None:
+    if plan.look_layer is None:
+        return None
+    _same_patches(llava)
     names = name_ids(processor_of(llava).tokenizer)
-    return dataclasses.replace(ready, looking=Looking(layer, plan.look_weight, names))
+    looking = Looking(plan.look_layer, plan.look_weight, names, plan.look_again)
+    looking.check(plan.layers)
+    return looking
 
 
 def words_stage(plan: LlavaRecipe) -> LlavaRecipe:
@@ -128,5 +143,5 @@ def with_bridge(plan: LlavaRecipe, decoder: Llama, bridge: str | BridgeConfig | 
     """The recipe's tower and bridge (or this one) before a language model that `new_decoder` made."""
     return assemble(
         plan.vision, decoder, bridge=bridge or plan.bridge, layer=plan.layer, select=plan.select,
-        template=llava_template("", bos=START, eos=END), seed=plan.options.seed,
+        template=llava_template("", bos=START, eos=END), image_size=plan.image_size, seed=plan.options.seed,
     )  # fmt: skip

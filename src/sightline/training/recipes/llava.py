@@ -71,7 +71,8 @@ class LlavaRecipe:
     alike: float = (
         0.0  # how much of "look at what is alike, and copy it" the decoder's attention gets before the last stage
     )
-    look_layer: int | None = None  # whose first head is shown where to look (see looking)
+    look_layer: int | None = None  # whose first head is shown where to look (see looking), and …
+    look_again: int | None = None  # … where once more, at what the answer tells of
     look_weight: float = 0.5
 
     options: Options = field(default_factory=Options)
@@ -105,8 +106,8 @@ LLAVA_RECIPES: dict[str, LlavaRecipe] = {
     "tabletop-llava": LlavaRecipe(
         what="the built-in model: drawn scenes, a language model from scratch, then the two stages",
         learns="language", template="chat", layer=(-1,), batch_size=32, rows=16, max_length=512,
-        scenes=36_000, turns=12, words_steps=150, sight_steps=2000,
-        sight_rates=("*vision.positions*=2e-3", "*vision.*=3e-4"), alike=0.7, look_layer=2,
+        scenes=48_000, image_size=192, turns=12, words_steps=150, sight_steps=3200,
+        sight_rates=("*vision.positions*=2e-3", "*vision.*=3e-4"), alike=0.7, look_layer=2, look_again=4,
         simple_steps=60, few_steps=200, warmup_share=None,
         options=Options(
             steps=2600, learning_rate=1e-3, optimiser="muon", matrix_rate=0.007,
