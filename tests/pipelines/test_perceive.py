@@ -180,6 +180,20 @@ def test_each_step_takes_its_own_error_along(truths):
     json.dumps(budget.to_dict())
 
 
+def test_depth_is_read_off_the_camera_that_is_true(truths):
+    class Focal(TrueDepth):
+        """True for the true camera; twice as far through a lens of twice the focal length, as models of metres are."""
+
+        def estimate(self, pictures, cameras=None):
+            for depth, camera, picture in zip(super().estimate(pictures), cameras, pictures, strict=True):
+                own = self.known[picture.pixels.tobytes()].camera
+                yield DepthMap(depth.values * float(camera.K[0, 0] / own.K[0, 0]), "metre")
+
+    rows = {row.name: row for row in error_budget(truths, TrueLocator(truths), Focal(truths), fov=60).rows}
+    assert rows["true camera"].median < 0.01 and rows["only depth is ours"].median < 0.01
+    assert rows["as it is"].median > 0.1 and rows["only camera is ours"].median < rows["as it is"].median
+
+
 def test_wrong_things_and_inventions_are_counted(truths):
     class First(TrueLocator):
         """Points at the first thing, whatever is asked for."""

@@ -62,12 +62,16 @@ class Budget:
 
 @dataclass(frozen=True, eq=False)
 class _Case:
-    """One scene with what the models made of it."""
+    """One scene with what the models made of it.
+
+    depth: ours, as seen by the camera that is assumed and by the true one (the same where that is not ours): a model of
+    metres reads them off the focal length.
+    """
 
     truth: Truth
     asked: list[tuple[str, ThingTruth | None]]
     boxes: Boxes
-    depth: DepthMap | None
+    depth: tuple[DepthMap, DepthMap] | None
     camera: Camera
 
 
@@ -83,7 +87,8 @@ def error_budget(
     """The budget of a locator, a depth model (None: depth is measured, so that step is true throughout) and a camera
     of `fov` degrees (None: the camera is calibrated, so that step is true throughout).
 
-    Each model looks at each scene once. Raises EvaluationError when no scene has a thing to ask for.
+    The locator looks at each scene once, the depth model once for each camera. Raises EvaluationError when no scene has a
+    thing to ask for.
     """
     cases = []
     for number, truth in enumerate(truths, 1):
@@ -129,11 +134,13 @@ def _case(truth: Truth, locator: Locator, depth_model: Any, fov: float | None) -
     asked = phrases_of(truth)
     words = [phrase for phrase, _ in asked]
     boxes = locator.locate(picture, words) if words else Boxes.empty(picture.width, picture.height, words)
-    camera = truth.camera.with_pose(np.eye(4))
-    if fov is not None:
-        camera = Camera.from_fov(camera.width, camera.height, fov)
-    depth = next(iter(depth_model.estimate([picture], [camera]))) if depth_model is not None else None
-    return _Case(truth, asked, boxes, depth, camera)
+    calibrated = truth.camera.with_pose(np.eye(4))
+    camera = calibrated if fov is None else Camera.from_fov(calibrated.width, calibrated.height, fov)
+    if depth_model is None:
+        return _Case(truth, asked, boxes, None, camera)
+    cameras = [camera] if fov is None else [camera, calibrated]
+    seen = list(depth_model.estimate([picture] * len(cameras), cameras))
+    return _Case(truth, asked, boxes, (seen[0], seen[-1]), camera)
 
 
 def _row(name: str, true: Sequence[str], cases: Sequence[_Case], trust: Trust) -> Row:
@@ -142,8 +149,10 @@ def _row(name: str, true: Sequence[str], cases: Sequence[_Case], trust: Trust) -
     for case in cases:
         calibrated = case.truth.camera.with_pose(np.eye(4))
         camera = calibrated if "camera" in true else case.camera
-        ours = case.depth if case.depth is not None and "depth" not in true else None
-        depth = DepthMap(case.truth.depth, "metre", camera=camera) if ours is None else replace(ours, camera=camera)
+        if case.depth is None or "depth" in true:
+            depth = DepthMap(case.truth.depth, "metre", camera=camera)
+        else:
+            depth = replace(case.depth["camera" in true], camera=camera)
         for number, (phrase, thing) in enumerate(case.asked):
             boxes = _true_box(thing, case.boxes) if "grounding" in true else of_phrase(case.boxes, number)
             place = place_in_view(phrase, boxes, depth, None, "camera", trust)
