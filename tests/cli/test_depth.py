@@ -204,8 +204,6 @@ def test_training_names_what_is_missing(world: Path, tmp_path: Path) -> None:
         sightline.train_depth(out=tmp_path)
     with pytest.raises(UsageError, match="no recipe"):
         sightline.train_depth(world, tmp_path, recipe="nothing")
-    with pytest.raises(UsageError, match="from scratch"):
-        sightline.train_depth(out=tmp_path, recipe="tabletop-depth", model="x")
 
 
 def test_check_learns_by_heart_or_says_why(

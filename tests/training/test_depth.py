@@ -231,6 +231,10 @@ def test_small_from_nothing_and_again(tmp_path: Path, monkeypatch: pytest.Monkey
     again = train_tabletop_depth(tmp_path, settings=[*SMALL, "scenes=12"], quiet=True)
     pairs = zip(done.model.state_dict().values(), again.model.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+    settings = [*SMALL, "scenes=12", "learning_rate=1e-12", "matrix_rate=1e-12"]  # steps of next to nothing
+    onward = train_tabletop_depth(tmp_path / "on", settings=settings, model=done.folder, quiet=True)
+    pairs = zip(done.model.state_dict().values(), onward.model.state_dict().values(), strict=True)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in pairs)  # it went on from there
     assert done.folder is not None and {"AbsRel", "δ1"} <= set(done.figures)
     ours = sightline.load(done.folder, device="cpu", dtype="float32")
     theirs = transformers.DepthAnythingForDepthEstimation.from_pretrained(done.folder)

@@ -64,3 +64,6 @@ def test_a_run_goes_on_to_the_bit(tmp_path) -> None:
 def test_an_unknown_optimiser() -> None:
     with pytest.raises(TrainingError, match="choose adamw or muon"):
         optimiser_for(nn.Linear(3, 3), Options(optimiser="sgd"))
+    for optimiser in ("adamw", "muon"):
+        with pytest.raises(TrainingError, match="learning_rate=0.0 learns nothing"):
+            optimiser_for(nn.Linear(3, 3), Options(optimiser=optimiser, learning_rate=0.0))

@@ -38,16 +38,17 @@ TYPICAL = 0.27  # of max_depth: what a new metric model says everywhere (0.8 m o
 
 
 def train_tabletop_depth(
-    out: str | Path, *, settings: Iterable[str] = (), resume: str = "auto", bank: Path | None = None,
-    callbacks: Sequence[Callback] = (), quiet: bool = False,
+    out: str | Path, *, settings: Iterable[str] = (), model: str | Path | Any | None = None, resume: str = "auto",
+    bank: Path | None = None, callbacks: Sequence[Callback] = (), quiet: bool = False,
 ) -> TrainingResult:  # fmt: skip
-    """From nothing to `out/model`; resumable at every stage.
+    """From nothing, or on from `model`, to `out/model`; resumable at every stage.
 
     settings: `key=value` changes of the recipe "tabletop-depth". bank: where drawn scenes are kept (`out/scenes`).
     """
     plan, out = depth_recipe("tabletop-depth", settings), Path(out)
     scenes = DepthBank(bank or out / "scenes", count=plan.scenes, size=plan.image_size, quiet=quiet)
-    return run(build_depth(plan), plan, scenes, out, resume=resume, callbacks=callbacks, quiet=quiet)
+    learner = build_depth(plan) if model is None else loaded(model)
+    return run(learner, plan, scenes, out, resume=resume, callbacks=callbacks, quiet=quiet)
 
 
 def train_depth(

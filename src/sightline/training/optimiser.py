@@ -48,6 +48,8 @@ def optimiser_for(model: nn.Module, options: Options) -> torch.optim.AdamW:
 
     With options.optimiser "muon", the matrices of linear layers go to Muon, at `matrix_rate`.
     """
+    if not options.learning_rate > 0:
+        raise TrainingError(f"learning_rate={options.learning_rate} learns nothing; give a rate above 0.")
     named = trainable(model)
     times = own_rates(named, options)
     muon = set[str]()

@@ -35,7 +35,7 @@ def train_depth(
     if data is None:
         from sightline.training.depth import train_tabletop_depth
 
-        done = train_tabletop_depth(out, settings=settings, resume=resume, quiet=quiet)
+        done = train_tabletop_depth(out, settings=settings, model=model, resume=resume, quiet=quiet)
     else:
         from sightline.training.depth import train_depth as train
 
@@ -69,5 +69,3 @@ def _check(data: Any, recipe: str | None, model: Any) -> None:
     require_recipe(recipe, DEPTH_RECIPES)
     if data is None and recipe != WORLD:
         raise UsageError(f"name the folder to learn from, or --recipe {WORLD}, which draws its own.")
-    if data is None and model is not None:
-        raise UsageError(f"the recipe {WORLD} starts from scratch; leave --model out, or name a folder to go on with.")
