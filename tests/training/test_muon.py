@@ -65,5 +65,5 @@ def test_an_unknown_optimiser() -> None:
     with pytest.raises(TrainingError, match="choose adamw or muon"):
         optimiser_for(nn.Linear(3, 3), Options(optimiser="sgd"))
     for optimiser in ("adamw", "muon"):
-        with pytest.raises(TrainingError, match="learning_rate=0.0 learns nothing"):
+        with pytest.raises(TrainingError, match="learns nothing; give a rate above 0"):
             optimiser_for(nn.Linear(3, 3), Options(optimiser=optimiser, learning_rate=0.0))
