@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from sightline.training import lesson_bank
 from sightline.training.lesson_bank import PATCH, BankPictures, LessonBank
 from sightline.training.loop import fit
 from sightline.training.recipes.llava import llava_recipe
-from sightline.training.sight import NamesAndPlaces, Seeing, as_loud_as_words, louder_positions
+from sightline.training.sight import HEAT, SELDOM, NamesAndPlaces, Seeing, as_loud_as_words, louder_positions
 from sightline.training.sight_bank import LEAST, TRAITS, SightBatches, value_words
 from sightline.training.tabletop_llava import build_tabletop_llava
 from sightline.worlds import tabletop
+from sightline.worlds.tabletop.vocabulary import WORDS
 
 SMALL = ["image_size=128", "width=32", "layers=1", "heads=2", "kv_heads=1", "intermediate=24", "vocab_size=400"]
 
@@ -67,6 +69,50 @@ def test_batches_join_scenes(bank: LessonBank) -> None:
         assert torch.equal(batch["box"][at], sight.boxes[thing])
         assert torch.equal(batch["centre"][at], sight.centres[thing])
     assert set(batches.curriculum.numbers(0).tolist()) <= set(bank.easy(1).tolist())
+
+
+def test_half_are_seen_in_a_mirror(bank: LessonBank) -> None:
+    model = build_tabletop_llava(llava_recipe("tabletop-llava", SMALL), bank.texts())
+    seen = BankPictures(bank, model.processor.pictures)
+    plain, other = (SightBatches(bank, seen, batch_size=12, mirror=mirror) for mirror in (False, True))
+    assert plain.fingerprint() != other.fingerprint()
+    batch, same = other.batch(4), plain.batch(4)
+    numbers = other.curriculum.numbers(4).tolist()
+    turned = [not torch.equal(a, b) for a, b in zip(batch["pixel_values"], same["pixel_values"], strict=True)]
+    assert 2 < sum(turned) < 10
+    at = 0
+    for picture, (number, other_way) in enumerate(zip(numbers, turned, strict=True)):
+        pixels = same["pixel_values"][picture]
+        assert torch.equal(batch["pixel_values"][picture], pixels.flip(-1) if other_way else pixels)
+        sight = bank.sight(number)
+        owners = sight.owners.view(8, 8)
+        owners = (owners.flip(1) if other_way else owners).flatten()
+        for patch in owners.nonzero()[:, 0].tolist():
+            thing = int(owners[patch]) - 1
+            left, top, right, bottom = sight.boxes[thing].tolist()
+            x, y, z = sight.centres[thing].tolist()
+            box, centre = (
+                ([1 - right, top, 1 - left, bottom], [-x, y, z]) if other_way else (sight.boxes[thing], (x, y, z))
+            )
+            assert int(batch["patch"][at]) == picture * 64 + patch
+            assert np.allclose(batch["box"][at], box) and np.allclose(batch["centre"][at], centre)
+            told, truth = batch["traits"][at].tolist(), sight.traits[thing].tolist()
+            assert told[:4] + told[5:] == truth[:4] + truth[5:]
+            read = truth[4] != len(WORDS)
+            assert told[4] == (-100 if other_way and read else truth[4])  # a word in a mirror is not to be read
+            at += 1
+    assert at == len(batch["patch"])
+
+
+def test_a_flaw_counts_more_than_none() -> None:
+    """Ten patches, of which one shows a flaw, and a model that always says none."""
+    flaws = len(TRAITS[5])
+    model = SimpleNamespace(values=lambda trait: torch.eye(len(TRAITS[trait]), 32))
+    traits = torch.full((10, len(TRAITS)), -100)
+    traits[:, 5] = flaws - 1
+    traits[0, 5] = 0
+    loss, right = NamesAndPlaces._names(model, torch.eye(32)[[flaws - 1] * 10], traits)
+    assert abs(float(loss) * len(TRAITS) - 1 / HEAT / (1 + 9 * SELDOM)) < 0.01 and abs(float(right[5]) - 0.9) < 1e-6
 
 
 def test_one_batch_is_learned(bank: LessonBank, tmp_path: Path) -> None:
