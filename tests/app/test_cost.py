@@ -49,16 +49,15 @@ def test_a_model_that_sees_and_writes() -> None:
 
 
 def test_the_forecast_of_memory_beside_what_was_taken(tmp_path: Path) -> None:
-    """A decoder of 28 M parameters reads 512 tokens in a process of its own: what the libraries keep for themselves
-    (about 10 MB) is not in the forecast, so that a small model is forecast a little low."""
+    """A decoder of 28 M parameters reads 512 tokens in a process of its own."""
     sizes = {"hidden_size": 512, "num_hidden_layers": 8, "intermediate_size": 1408, "vocab_size": 8192}
     heads = {"num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 1024}
     write_json(tmp_path / "config.json", {"model_type": "llama", **sizes, **heads, "tie_word_embeddings": True})
     done = measure_memory(tmp_path, tokens=512)
     # embeddings 8192·512; a block: 512·(512 + 2·256) + 512² + 3·512·1408 + two norms; the last norm
     assert done.weight_bytes == 4 * (8192 * 512 + 8 * (512 * 1024 + 512**2 + 3 * 512 * 1408 + 1024) + 512)
-    assert done.forecast_bytes == done.weight_bytes + done.activation_bytes
-    assert 0.85 < done.ratio < 1.1
+    assert done.forecast_bytes == done.weight_bytes + done.activation_bytes + done.held_bytes
+    assert 0.88 < done.ratio < 1.15
     with pytest.raises(UsageError, match=r"--measure is for models that write"):
         measure_memory("openai/clip-vit-base-patch32")
     with pytest.raises(UsageError, match=r"choose float32 or bfloat16"):

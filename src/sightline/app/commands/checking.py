@@ -199,8 +199,9 @@ def cost(
 def _measured(found: Measured) -> str:
     return (
         f"{found.model} ({found.kind}), {found.input}, {found.dtype}, batch {found.batch_size}: forecast "
-        f"{human_bytes(found.forecast_bytes)} (weights {human_bytes(found.weight_bytes)}, the rest "
-        f"{human_bytes(found.activation_bytes)}), measured {human_bytes(found.measured_bytes)}; the forecast is "
+        f"{human_bytes(found.forecast_bytes)} (weights {human_bytes(found.weight_bytes)}, activations "
+        f"{human_bytes(found.activation_bytes)}, held by allocator and libraries {human_bytes(found.held_bytes)}), "
+        f"measured {human_bytes(found.measured_bytes)}; the forecast is "
         f"{found.ratio:.2f} of it"
     )
 
