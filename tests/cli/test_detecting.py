@@ -125,6 +125,12 @@ def test_evaluate_compares_and_replays(models, monkeypatch, capsys, tmp_path):
     assert code == 2 and "names no scenes" in err
 
 
+def test_the_built_in_grid_needs_suppression_and_the_detr_does_not():
+    detr, grid = sightline.evaluate_detection("tabletop:test:40", compare="sightline:tabletop-grid").needs
+    assert grid.ap50_suppressed > 0.6 > 0.5 > grid.ap50_unsuppressed and grid.guesses_unsuppressed > 8
+    assert detr.ap50_unsuppressed > 0.6 and abs(detr.ap50_suppressed - detr.ap50_unsuppressed) < 0.12
+
+
 def test_a_drawing_shows_boxes_where_they_are():
     boxes = Boxes(
         np.array([[10, 20, 30, 40]], np.float32), np.array([0]), np.array([0.5], np.float32), ("mug",), 100, 100
