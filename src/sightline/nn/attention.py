@@ -46,7 +46,7 @@ def attend(
     if causal and (bias is not None or query.shape[2] != key.shape[2]):  # the fused call counts from the first key
         hides = causal_bias(query, key)
         bias, causal = hides if bias is None else bias + hides, False
-    grouped = query.shape[1] != key.shape[1]
+    grouped = bool(query.shape[1] != key.shape[1])  # a tensor while a graph is traced
     return F.scaled_dot_product_attention(
         query, key, value, attn_mask=bias, is_causal=causal, scale=scale, enable_gqa=grouped
     )

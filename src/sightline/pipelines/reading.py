@@ -112,6 +112,7 @@ class SplicedReader:
             **{k: list(v) if isinstance(v, tuple) else v for k, v in look.items()},
             "chat_template": self.processor.template.source if self.processor.template else None,
             "dtype": str(self.model.dtype).removeprefix("torch."), "library_version": installed_version(),
+            **({"writes_with": "openvino-int8"} if getattr(self.model.language, "writer", None) is not None else {}),
         }  # fmt: skip
 
     def require_text(self, text: str) -> None:

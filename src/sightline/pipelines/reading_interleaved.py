@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sightline.models.language.generate import Generated, Generation, Piece, Prefix, generate
 from sightline.models.language.generate.respond import within_context
-from sightline.models.language.generate.steps import DecoderStep
+from sightline.models.language.generate.steps import step_of
 from sightline.models.vlm.idefics_processor import END
 from sightline.pipelines.reading import Ids, OnPiece, Row, Said, Seen, SplicedReader
 
@@ -55,7 +55,7 @@ class InterleavedReader(SplicedReader):
         ids, cache, first = self._begun(rows)
         options = within_context(options, ids.shape[1], self.context_length)
         return generate(
-            DecoderStep(self.language, cache), first, options, prompts=[row.ids for row in rows],
+            step_of(self.language, cache), first, options, prompts=[row.ids for row in rows],
             tokenizer=self.tokenizer, on_tokens=show,
         )  # fmt: skip
 

@@ -22,6 +22,7 @@ import torch
 from sightline.app.bench.embed import say
 from sightline.app.bench.peers import quietly
 from sightline.models.language.generate import Generation, respond
+from sightline.models.language.generate.graph_step import ENGINE, write_by_openvino
 from sightline.models.zoo import model_class
 from sightline.runtime.bench import machine
 
@@ -37,6 +38,7 @@ SIZES: dict[str, dict[str, Any]] = {  # as SmolLM-135M, and a decoder of half a 
 }  # fmt: skip
 BASE = "transformers bf16"
 OPENVINO = "openvino int8 weights"
+WRITER = "sightline openvino-int8"  # torch reads the prompt, OpenVINO writes
 OURS = {"sightline bf16": None, "sightline fp16 weights": "float16", "sightline int8 weights": "int8"}
 Answer = Callable[[int], Any]  # new tokens → their ids
 
@@ -117,6 +119,8 @@ def _contenders(folder: Path, theirs: Any, ids: torch.Tensor) -> list[tuple[str,
     for name, weights in OURS.items():
         say(f"building {name}")
         found.append((name, _ours(folder, torch.bfloat16, weights, ids)))
+    say(f"building {WRITER}")
+    found.append((WRITER, _ours(folder, torch.bfloat16, ENGINE, ids)))
     say(f"building {OPENVINO}")
     try:
         from sightline.app.bench.decode_openvino import openvino_int8
@@ -146,9 +150,11 @@ def _theirs(folder: Path, dtype: torch.dtype, ids: torch.Tensor) -> Answer:
 def _ours(folder: Path, dtype: torch.dtype, weights: str | None, ids: torch.Tensor) -> tuple[Answer, int]:
     model: Any = model_class(folder).from_folder(folder, dtype=dtype)
     count = sum(p.numel() for p in model.parameters())
-    if weights is not None:
+    if weights == ENGINE:
+        write_by_openvino(model)
+    elif weights is not None:
         model.stream(weights)
-    each = 1 if weights == "int8" else dtype.itemsize
+    each = 1 if weights in ("int8", ENGINE) else dtype.itemsize
 
     def answer(new: int) -> list[int]:
         return respond(model, ids, options=Generation(max_new_tokens=new, loops=None)).tokens[0]

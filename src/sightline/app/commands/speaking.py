@@ -23,6 +23,12 @@ Temperature = Annotated[float, typer.Option(min=0.0, help="0: the likeliest word
 TopP = Annotated[float, typer.Option("--top-p", help="Draw only among the likeliest words of this much probability.")]
 Seed = Annotated[int, typer.Option(help="Of the draws.")]
 Beams = Annotated[int, typer.Option("--num-beams", min=1, help="Beam search with so many beams.")]
+Writes = Annotated[
+    str,
+    typer.Option(
+        "--engine", help="auto, or openvino-int8: large models on a CPU write faster; takes seconds to prepare."
+    ),
+]
 Lines = Annotated[
     Path | None,
     typer.Option(
@@ -66,6 +72,7 @@ def ask(
     calibrate: Calibrate = True,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    engine: Writes = "auto",
     batch_size: BatchSize = 8,
     out: Lines = None,
     as_json: Json = False,
@@ -82,7 +89,7 @@ def ask(
         pictures, questions, model=model, choices=split_labels(choices), together=together,
         examples=[Example.parse(text) for text in example or ()], out=out,
         max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, num_beams=num_beams,
-        calibrate=calibrate, device=device, dtype=dtype, batch_size=batch_size,
+        calibrate=calibrate, device=device, dtype=dtype, engine=engine, batch_size=batch_size,
         on_text=aloud, on_answer=None if quiet and not as_json else _printer(as_json, "answer", len(questions) > 1, aloud),
         progress=Meter("answers") if quiet else None,
     )  # fmt: skip
@@ -100,6 +107,7 @@ def caption(
     num_beams: Beams = 1,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    engine: Writes = "auto",
     batch_size: BatchSize = 8,
     out: Lines = None,
     as_json: Json = False,
@@ -112,7 +120,7 @@ def caption(
     done = run(
         sources, model=model, prompt=DESCRIBE if prompt is None else prompt, out=out, max_new_tokens=max_new_tokens,
         temperature=temperature, top_p=top_p, seed=seed, num_beams=num_beams, device=device, dtype=dtype,
-        batch_size=batch_size, on_answer=None if quiet and not as_json else _printer(as_json, "caption"),
+        engine=engine, batch_size=batch_size, on_answer=None if quiet and not as_json else _printer(as_json, "caption"),
         progress=Meter("captions") if quiet else None,
     )  # fmt: skip
     _finish(done, as_json, "captions")
@@ -128,13 +136,14 @@ def chat(
     calibrate: Calibrate = True,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    engine: Writes = "auto",
 ) -> None:
     """Talk about a picture. Ctrl-C stops an answer, Ctrl-D leaves."""
     from sightline.app.verbs.asking import chat as run
     from sightline.models.language.generate import Generation
 
     options = Generation(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    conversation = run(pictures, model=model, calibrate=calibrate, device=device, dtype=dtype)
+    conversation = run(pictures, model=model, calibrate=calibrate, device=device, dtype=dtype, engine=engine)
     live = sys.stdin.isatty()
     if live:
         with contextlib.suppress(ImportError):

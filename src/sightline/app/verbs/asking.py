@@ -18,6 +18,7 @@ from sightline.hub import Model
 from sightline.hub.resolve import built_in_names
 from sightline.models.language.generate import Generation
 from sightline.models.vlm.llava import Llava
+from sightline.models.vlm.spliced import Spliced
 from sightline.models.zoo import load
 from sightline.pipelines import Answer, Answered, Answerer, Conversation, Example, Request
 from sightline.pipelines.journal import line_of, told
@@ -58,6 +59,7 @@ class Answers(Result):
 
 OnAnswer = Callable[[Asked], Any]
 OnText = Callable[[str], Any]
+ENGINES = ("auto", "openvino-int8")  # that write
 
 
 def ask(
@@ -77,6 +79,7 @@ def ask(
     calibrate: bool = True,
     device: str = "auto",
     dtype: str = "auto",
+    engine: str = "auto",
     batch_size: int = 8,
     on_text: OnText | None = None,
     on_answer: OnAnswer | None = None,
@@ -95,7 +98,7 @@ def ask(
     """
     options = Generation(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed,
                          num_beams=num_beams)  # fmt: skip
-    answerer = open_answerer(model, device, dtype, batch_size, calibrate)
+    answerer = open_answerer(model, device, dtype, batch_size, calibrate, engine)
     answerer = answerer.with_examples(examples) if examples else answerer
     words = [questions] if isinstance(questions, str) else list(questions)
     good, refused = _askable(words, answerer)
@@ -119,6 +122,7 @@ def caption(
     num_beams: int = 1,
     device: str = "auto",
     dtype: str = "auto",
+    engine: str = "auto",
     batch_size: int = 8,
     on_answer: OnAnswer | None = None,
     progress: Progress | None = None,
@@ -130,7 +134,7 @@ def caption(
     """
     options = Generation(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed,
                          num_beams=num_beams)  # fmt: skip
-    answerer = open_answerer(model, device, dtype, batch_size, calibrate=False)
+    answerer = open_answerer(model, device, dtype, batch_size, calibrate=False, engine=engine)
     prompt = getattr(answerer.reader, "describe", DESCRIBE) if prompt == DESCRIBE else prompt
     answerer.reader.require_text(prompt)
     items, failed = gather(pictures)
@@ -140,20 +144,27 @@ def caption(
 
 
 def chat(
-    pictures: Any, *, model: ModelLike = SPEAKS, calibrate: bool = True, device: str = "auto", dtype: str = "auto"
-) -> Conversation:
+    pictures: Any, *, model: ModelLike = SPEAKS, calibrate: bool = True, device: str = "auto", dtype: str = "auto",
+    engine: str = "auto",
+) -> Conversation:  # fmt: skip
     """A conversation about a picture, or about several together: `.say(question, on_text=print)` gives an Answer."""
     items, failed = gather(pictures)
     if failed:
         raise SourceError(failed[0].reason)
-    return open_answerer(model, device, dtype, calibrate=calibrate).converse(items)
+    return open_answerer(model, device, dtype, calibrate=calibrate, engine=engine).converse(items)
 
 
 def open_answerer(
-    model: ModelLike, device: str = "auto", dtype: str = "auto", batch_size: int = 8, calibrate: bool = True
-) -> Answerer:
-    """A model at work, or what stands behind "endpoint:URL#MODEL"; an Answerer is taken with its own batch size. Raises
-    WeightsError when the built-in one is wanted and is not here."""
+    model: ModelLike, device: str = "auto", dtype: str = "auto", batch_size: int = 8, calibrate: bool = True,
+    engine: str = "auto",
+) -> Answerer:  # fmt: skip
+    """A model at work, or what stands behind "endpoint:URL#MODEL"; an Answerer is taken with its own batch size and engine.
+
+    engine: "auto", or "openvino-int8" for long answers of large models on a CPU (see generate/graph_step). Raises
+    WeightsError when the built-in one is wanted and is not here.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f'engine "{engine}" cannot write; choose {" or ".join(ENGINES)}.')
     if isinstance(model, Answerer):
         return model.with_calibration(calibrate)
     if isinstance(model, str) and model.startswith(PREFIX):
@@ -166,9 +177,23 @@ def open_answerer(
     if isinstance(model, Model):
         return Answerer(model, batch_size, calibrate=calibrate)
     opened: Any = load(model, device=device, dtype=dtype)
+    if engine != "auto":
+        return Answerer(_by_openvino(opened), batch_size, calibrate=calibrate)
     if opened.device.type == "cpu" and opened.dtype == torch.bfloat16 and isinstance(opened, Llava):
         opened.language.stream("float16")  # twice the tokens a second (bench decode); only words are written with it
     return Answerer(opened, batch_size, calibrate=calibrate)
+
+
+def _by_openvino(opened: Any) -> Any:
+    from sightline.models.language.generate.graph_step import write_by_openvino
+
+    if not isinstance(opened, Spliced):
+        raise UsageError(
+            f'engine "openvino-int8" writes where pictures stand in the text (LLaVA and its kin), not for a '
+            f"{type(opened).__name__}; leave the engine out."
+        )
+    write_by_openvino(opened.language)
+    return opened
 
 
 def _askable(questions: Sequence[str], answerer: Answerer) -> tuple[list[str], list[Failure]]:

@@ -34,12 +34,14 @@ class Decoder(WordModel[D]):
 
     windows: per layer, how many keys a token sees counted back from itself, or None for all (no entry: None for all).
     prefix_lm: what is read first into a cache is a prompt whose tokens all see one another (PaliGemma sets it).
+    writer: steps through what was made for writing instead of `forward` (see generate/graph_step).
     recompute: while it learns, what is inside a block is not kept but computed again on the way back (gradient
         checkpointing: Chen et al. 2016, arXiv:1604.06174): less memory, about a third more time, the same gradients.
     """
 
     prefix_lm: bool = False
     recompute: bool = False
+    writer: Any = None
 
     def __init__(
         self,

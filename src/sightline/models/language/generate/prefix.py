@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from sightline.errors import UsageError
 from sightline.models.language.generate.options import Generated, Generation, Piece
 from sightline.models.language.generate.respond import within_context
-from sightline.models.language.generate.steps import DecoderStep
+from sightline.models.language.generate.steps import step_of
 from sightline.models.language.generate.stream import generate
 from sightline.models.language.generate.text import Decodes
 
@@ -97,7 +97,7 @@ class Prefix:
             cache = self.cache.copy()
         if continuations is None:
             options = within_context(options, cache.length, self.decoder.context_length)
-            step = DecoderStep(self.decoder, cache)
+            step = step_of(self.decoder, cache)
             return generate(step, self.first, options, prompts=[self.ids], tokenizer=tokenizer, on_tokens=on_tokens)
         parts, seen = self._parts(continuations)
         longest = max(map(len, parts))
@@ -111,7 +111,7 @@ class Prefix:
             what = {"inputs_embeds": padded} if padded.is_floating_point() else {"input_ids": padded}
             out = self.decoder(**what, attention_mask=mask, cache=cache, last_only=True)
         prompts = [[*self.ids, *ids] for ids in seen]
-        step = DecoderStep(self.decoder, cache)
+        step = step_of(self.decoder, cache)
         return generate(step, out.logits[:, -1], options, prompts=prompts, tokenizer=tokenizer, on_tokens=on_tokens)
 
     def score(self, continuations: Sequence[Sequence[int]]) -> list[list[float]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sightline.errors import TokenizerError, UsageError
 from sightline.models.language.generate.options import Generated, Generation, Piece
-from sightline.models.language.generate.steps import DecoderStep, EncoderDecoderStep, Step
+from sightline.models.language.generate.steps import EncoderDecoderStep, Step, step_of
 from sightline.models.language.generate.stream import generate, stream
 from sightline.models.language.generate.text import Decodes
 
@@ -120,7 +120,7 @@ def prefill(
             last_only=True,
             **({} if together is None else {"together": together}),
         )
-    return DecoderStep(decoder, cache), out.logits[:, -1], prompts, options
+    return step_of(decoder, cache), out.logits[:, -1], prompts, options
 
 
 def within_context(options: Generation, prompt: int, context: int) -> Generation:

@@ -35,6 +35,13 @@ class DecoderStep:
         self.cache.reorder(rows)
 
 
+def step_of(decoder: Any, cache: Any) -> Step:
+    """How this decoder writes: itself, or what was made for it (see graph_step)."""
+    writer = getattr(decoder, "writer", None)
+    step: Step = DecoderStep(decoder, cache) if writer is None else writer.step(cache)
+    return step
+
+
 class EncoderDecoderStep:
     """A decoder that also attends to encoded input: T5, BART, BERT over a picture.
 
