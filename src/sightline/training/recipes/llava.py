@@ -63,6 +63,7 @@ class LlavaRecipe:
     sight_steps: int = 0  # tower, bridge and word vectors, from what every patch shows
     sight_batch: int = 64  # pictures
     sight_rates: tuple[str, ...] = ()  # as `rates`, for that stage
+    mirror: bool = False  # every other scene of that stage is seen in a mirror
     early_matrix_rate: float = 0.02  # of the stages before the last
     bridge_steps: int = 0
     simple_steps: int = 0  # of the last stage: scenes of one thing, then …
@@ -106,8 +107,8 @@ LLAVA_RECIPES: dict[str, LlavaRecipe] = {
     "tabletop-llava": LlavaRecipe(
         what="the built-in model: drawn scenes, a language model from scratch, then the two stages",
         learns="language", template="chat", layer=(-1,), batch_size=32, rows=16, max_length=512,
-        scenes=48_000, image_size=192, turns=12, words_steps=150, sight_steps=3200,
-        sight_rates=("*vision.positions*=2e-3", "*vision.*=3e-4"), alike=0.7, look_layer=2, look_again=4,
+        scenes=36_000, turns=12, words_steps=150, sight_steps=2000,
+        sight_rates=("*vision.positions*=2e-3", "*vision.*=3e-4"), alike=0.7, look_layer=2,
         simple_steps=60, few_steps=200, warmup_share=None,
         options=Options(
             steps=2600, learning_rate=1e-3, optimiser="muon", matrix_rate=0.007,
