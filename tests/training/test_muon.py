@@ -64,6 +64,5 @@ def test_a_run_goes_on_to_the_bit(tmp_path) -> None:
 def test_an_unknown_optimiser() -> None:
     with pytest.raises(TrainingError, match="choose adamw or muon"):
         optimiser_for(nn.Linear(3, 3), Options(optimiser="sgd"))
-    for optimiser in ("adamw", "muon"):
-        with pytest.raises(TrainingError, match="learns nothing; give a rate above 0"):
-            optimiser_for(nn.Linear(3, 3), Options(optimiser=optimiser, learning_rate=0.0))
+    with pytest.raises(TrainingError, match="learns nothing; give a rate above 0"):
+        optimiser_for(nn.Linear(3, 3), Options(optimiser="muon", learning_rate=0.0))

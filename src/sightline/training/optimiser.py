@@ -48,12 +48,12 @@ def optimiser_for(model: nn.Module, options: Options) -> torch.optim.AdamW:
 
     With options.optimiser "muon", the matrices of linear layers go to Muon, at `matrix_rate`.
     """
-    if not options.learning_rate > 0:
-        raise TrainingError(f"learning_rate={options.learning_rate} learns nothing; give a rate above 0.")
     named = trainable(model)
     times = own_rates(named, options)
     muon = set[str]()
     if options.optimiser == "muon":
+        if not options.learning_rate > 0:  # of which all rates are multiples
+            raise TrainingError(f"learning_rate={options.learning_rate} learns nothing; give a rate above 0.")
         linear = (f"{name}.weight" for name, module in model.named_modules() if is_matrix(module, name))
         muon = {name for name in linear if name in named}
         times |= {name: options.matrix_rate / options.learning_rate * times[name] for name in muon}
