@@ -21,6 +21,7 @@ from sightline.hub.manifest import installed_version
 from sightline.models.contrastive.dual import weights_digest
 from sightline.models.language.chat import Message
 from sightline.models.language.generate import Generated, Generation, Piece, Prefix, respond
+from sightline.models.language.generate.graph_step import ENGINE
 from sightline.models.language.tokenizers import token_name
 from sightline.models.vlm.idefics import Idefics
 from sightline.models.vlm.looking_llava import LookingLlava
@@ -112,7 +113,7 @@ class SplicedReader:
             **{k: list(v) if isinstance(v, tuple) else v for k, v in look.items()},
             "chat_template": self.processor.template.source if self.processor.template else None,
             "dtype": str(self.model.dtype).removeprefix("torch."), "library_version": installed_version(),
-            **({"writes_with": "openvino-int8"} if getattr(self.model.language, "writer", None) is not None else {}),
+            **({"writes_with": ENGINE} if getattr(self.model.language, "writer", None) is not None else {}),
         }  # fmt: skip
 
     def require_text(self, text: str) -> None:

@@ -70,9 +70,9 @@ def stateful(step: nn.Module, *, layers: int, heads: int, size: int) -> Any:
 def compiled(graph: Any, *, int8: bool = True, exact: bool = False) -> Any:
     """The compiled graph, on torch's number of threads. exact: float32 throughout, its keys and values too; otherwise
     OpenVINO's defaults, which keep those in 8 bits."""
-    import nncf  # takes seconds to import
-
     if int8:
+        import nncf  # takes seconds to import
+
         with silence():
             graph = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_ASYM)
     options: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}

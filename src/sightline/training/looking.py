@@ -99,9 +99,8 @@ class Watches:
         before = columns - 1  # the token from which the answer's is told
         runs = runs_of(batch["labels"])
         named = names_asked(batch, self.looking.names)
-        lines, places = (named & (runs + 1 < len(batch["looks"]))).nonzero(
-            as_tuple=True
-        )  # a name looks for what it names
+        asks = named & (runs + 1 < len(batch["looks"]))  # names in questions look for what they name
+        lines, places = asks.nonzero(as_tuple=True)
         answer = runs[lines, places] + 1
         meant = (batch["names"][answer] == batch["input_ids"][lines, places][:, None, None]).any(-1)
         shown = (batch["looks"][answer] * meant[..., None]).amax(1)

@@ -147,7 +147,7 @@ class SightBatches:
             for number, other in zip(mine, turned, strict=True)
         ]
         pixels = self.pictures.pixels(mine)
-        pixels[torch.from_numpy(turned)] = pixels[torch.from_numpy(turned)].flip(-1)
+        pixels[turned] = pixels[turned].flip(-1)
         before = np.cumsum([0, *(len(scene.traits) for scene in scenes)])
         owners = torch.stack([scene.owners for scene in scenes]).long()
         picture, patch = owners.nonzero(as_tuple=True)

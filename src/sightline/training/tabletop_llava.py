@@ -70,7 +70,9 @@ def learn_to_see(
     places = [tokenizer.token_id(place) for place in TOKENS]
     seen = BankPictures(lessons, processor_of(llava).pictures)
     rising = [(plan.sight_steps // 10, lessons.easy(1)), (plan.sight_steps // 5, lessons.easy(3))]
-    data = SightBatches(lessons, seen, batch_size=plan.sight_batch, rising=rising, mirror=plan.mirror, seed=plan.options.seed)
+    data = SightBatches(
+        lessons, seen, batch_size=plan.sight_batch, rising=rising, mirror=plan.mirror, seed=plan.options.seed
+    )
     options = dataclasses.replace(_short(plan, plan.sight_steps), rates=plan.sight_rates)
     _same_patches(llava)
     tower: Any = llava.vision

@@ -17,6 +17,7 @@ from sightline.errors import SightlineError, SourceError, UsageError, WeightsErr
 from sightline.hub import Model
 from sightline.hub.resolve import built_in_names
 from sightline.models.language.generate import Generation
+from sightline.models.language.generate.graph_step import ENGINE, write_by_openvino
 from sightline.models.vlm.llava import Llava
 from sightline.models.vlm.spliced import Spliced
 from sightline.models.zoo import load
@@ -59,7 +60,7 @@ class Answers(Result):
 
 OnAnswer = Callable[[Asked], Any]
 OnText = Callable[[str], Any]
-ENGINES = ("auto", "openvino-int8")  # that write
+ENGINES = ("auto", ENGINE)  # that write
 
 
 def ask(
@@ -185,11 +186,9 @@ def open_answerer(
 
 
 def _by_openvino(opened: Any) -> Any:
-    from sightline.models.language.generate.graph_step import write_by_openvino
-
     if not isinstance(opened, Spliced):
         raise UsageError(
-            f'engine "openvino-int8" writes where pictures stand in the text (LLaVA and its kin), not for a '
+            f'engine "{ENGINE}" writes where pictures stand in the text (LLaVA and its kin), not for a '
             f"{type(opened).__name__}; leave the engine out."
         )
     write_by_openvino(opened.language)
