@@ -33,7 +33,7 @@ def test_all_bridges_then_nothing_twice(
     assert [b.bridge for b in done.bridges] == list(BRIDGES)
     sizes = {b.bridge: (b.tokens, b.beside) for b in done.bridges}
     assert sizes == {
-        "linear": (64, 0), "mlp2x_gelu": (64, 0), "pixel_shuffle": (16, 0), "qformer": (32, 0), "perceiver": (32, 0),
+        "linear": (144, 0), "mlp2x_gelu": (144, 0), "pixel_shuffle": (36, 0), "qformer": (32, 0), "perceiver": (32, 0),
         "gated_cross_attention": (1, 32),
     }  # fmt: skip
     assert done.bridges[0].parameters == (192 + 1) * 16  # one layer of the tower, and a bias

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from sightline.training.first_decoder import look_for_alike
 from sightline.training.instruct import Instruct, answer_loss, parts
 from sightline.training.labels import IGNORED, Sample, Shown
 from sightline.training.lesson_bank import BankConversations, LessonBank
-from sightline.training.looking import Looking, looking_tokens, run_starts, tables, watched
+from sightline.training.looking import Looking, after_widest_gap, looking_tokens, run_starts, tables, watched
 from sightline.training.packing import pack
 from sightline.training.recipes.llava import llava_recipe
 from sightline.training.tabletop_llava import build_tabletop_llava, prepare_stage
@@ -54,7 +55,9 @@ def test_the_loss_is_of_the_heads_own_attention(bank: LessonBank, tmp_path: Path
     look_for_alike(model.language, 0.7)  # so that it looks somewhere
     ready = prepare_stage(plan, model, bank, tmp_path, quiet=True)
     batches = (ready.lessons.batch(step) for step in range(20))
-    batch = next(b for b in batches if (b["told"] != b["looks"].amax(1)).any())  # one tells of another thing
+    batch = next(  # one tells of another thing, one compares two
+        b for b in batches if (b["told"] != b["looks"].amax(1)).any() and b["second"].any()
+    )
     looking = ready.looking
     assert looking is not None and looking.layer == 1
     image, names = model.config.image_token_index, set(looking.names)
@@ -69,7 +72,8 @@ def test_the_loss_is_of_the_heads_own_attention(bank: LessonBank, tmp_path: Path
     vectors, _ = model._fused(batch["input_ids"], {}, features)
     out = model.language(inputs_embeds=vectors, segments=batch["segments"], output_attentions=True)
     asking, seeing, telling = (weights[:, 0].detach() for weights in out.attentions)
-    expected, right, count, named, names_seen, others = 0.0, 0, 0, 0, 0, 0
+    asking_too, seeing_too = (weights[:, 1].detach() for weights in out.attentions[:2])
+    expected, right, count, named, names_seen, others, compared = 0.0, 0, 0, 0, 0, 0, 0
     runs, number = run_starts(batch["labels"]), -1
     for row in range(len(seeing)):
         question: list[int] = []
@@ -91,22 +95,36 @@ def test_the_loss_is_of_the_heads_own_attention(bank: LessonBank, tmp_path: Path
                         ]
                         expected -= float((shown / shown.sum() * weights.log()).sum())
                         names_seen += 1
-            look = batch["looks"][number].amax(0)
+            second = batch["second"][number]
+            look = batch["looks"][number][~second].amax(0)
             if not look.any():
                 continue
             places = ((batch["input_ids"][row] == image) & (batch["segments"][row] == segment)).nonzero()[:, 0].tolist()
             weights = seeing[row, column - 1]
             expected -= float((look / look.sum() * weights[places].log()).sum())
+            later: list[int] = []
+            if second.any():
+                other = batch["looks"][number][second].amax(0)
+                expected -= float((other / other.sum() * seeing_too[row, column - 1][places].log()).sum())
+                steps = [b - a for a, b in pairwise(question)]
+                if steps:
+                    cut = steps.index(max(steps)) + 1
+                    later = question[cut:]
+                    expected -= float(asking_too[row, column - 1][later].log().mean())
+                    compared += 1
             told = batch["told"][number]
-            others += not torch.equal(told, look)
-            expected -= float((told / told.sum() * telling[row, column - 1][places].log()).sum())
+            if not torch.equal(told, batch["looks"][number].amax(0)):  # another thing than what is asked about
+                expected -= float((told / told.sum() * telling[row, column - 1][places].log()).sum())
+                others += 1
             likeliest = int(weights.argmax())
             right += likeliest in places and bool(look[places.index(likeliest)])
             count += 1
-            if question:
-                expected -= float(asking[row, column - 1][question].log().mean())
+            if first := [name for name in question if name not in later]:
+                expected -= float(asking[row, column - 1][first].log().mean())
                 named += 1
-    assert count == len(looking_tokens(batch)[0]) > 20 and named > 10 and names_seen > 10 and others > 0
+    assert (
+        count == len(looking_tokens(batch)[0]) > 20 and named > 10 and names_seen > 10 and others > 0 and compared > 0
+    )
     assert abs(float(loss) - expected) < 1e-3 * expected and int(found) == right
 
 
@@ -130,7 +148,7 @@ def test_parts_have_their_own_looks(bank: LessonBank, tmp_path: Path) -> None:
 def test_what_is_cut_off_is_not_looked_for() -> None:
     ids = np.arange(8, dtype=np.int32)
     labels = np.array([IGNORED, IGNORED, 2, 3, IGNORED, 5, 6, IGNORED], np.int32)
-    one, two = (Shown((1,), (5, 6)),), (Shown((2, 3), (7,), told=False), Shown((0,), (), asked=False))
+    one, two = (Shown((1,), (5, 6)),), (Shown((2, 3), (7,), told=False), Shown((0,), (), asked=False, second=True))
     whole = Sample("a", ids, labels, (), (one, two))
     short = Sample("b", ids[:4], labels[:4], (), (two, one))
     assert pack([whole, short], None, 0).looks == (one, two, two)
@@ -139,6 +157,20 @@ def test_what_is_cut_off_is_not_looked_for() -> None:
     assert made["looks"].tolist() == [[[0, 0, 1, 1], [0, 0, 0, 0]], [[0, 0, 0, 0], [0, 0, 0, 0]]]
     assert made["names"].tolist() == [[[7], [-1]], [[-1], [-1]]]
     assert made["told"].tolist() == [[1, 0, 0, 0], [0, 0, 0, 0]]
+    assert made["second"].tolist() == [[False, True], [False, False]]
+
+
+def test_names_of_two_things_are_told_apart_by_the_widest_gap() -> None:
+    rows = ["..xx......x.", ".x..xx......", "....x.......", "............", "x..xx..x...."]
+    marked = torch.tensor([[mark == "x" for mark in row] for row in rows])
+    later = ["".join(".x"[int(mark)] for mark in row) for row in after_widest_gap(marked)]
+    assert later == ["..........x.", "....xx......", "............", "............", "...xx..x...."]
+
+
+def test_two_things_are_compared_by_two_heads(bank: LessonBank, tmp_path: Path) -> None:
+    plan = llava_recipe("tabletop-llava", [*SMALL, "heads=1", "kv_heads=1"])
+    with pytest.raises(UsageError, match="shows 2 heads where to look, and a layer has 1; set heads=2 or more"):
+        prepare_stage(plan, build_tabletop_llava(plan, bank.texts()), bank, tmp_path, quiet=True)
 
 
 def test_the_layer_has_one_before_it(bank: LessonBank, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_the_recipe_is_small(tmp_path: Path) -> None:
     texts = ["What colour is the mug?", " red <loc_003>", "USER: ASSISTANT:"] * 3
     model = build_tabletop_llava(llava_recipe("tabletop-llava"), texts)
     assert sum(p.numel() for p in model.parameters()) < 10_000_000
-    assert model.tokens_per_picture(128, 128) == 64
+    assert model.tokens_per_picture(192, 192) == 144
 
 
 def test_the_verb_names_what_is_missing(tmp_path: Path) -> None:

@@ -37,12 +37,14 @@ class Look:
     """A thing that an answer is about: patches that show it, and words that name it.
 
     asked: the question names it. told: the answer tells of it ("what is nearest to the mug?" tells of something else).
+    second: of two things that are compared, the one named last.
     """
 
     patches: tuple[int, ...]
     words: tuple[str, ...] = ()
     asked: bool = True
     told: bool = True
+    second: bool = False
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ class Shown(NamedTuple):
     names: tuple[int, ...]
     asked: bool = True
     told: bool = True
+    second: bool = False
 
 
 Things = tuple[Shown, ...]
@@ -123,7 +124,7 @@ class Encoder:
         numbers, labels = self._expand(ids, learned)
         kept = self._kept(numbers)
         looks = tuple(
-            tuple(Shown(look.patches, self._names(look.words), look.asked, look.told) for look in things)
+            tuple(Shown(look.patches, self._names(look.words), look.asked, look.told, look.second) for look in things)
             for things in conversation.looks[: len(rendered.spans)]
         )
         sample = Sample(

@@ -29,6 +29,9 @@ FEW = 3  # things that an answer may be about for its look to be told
 PATCH = 16  # pixels of the patches whose sights are kept
 THINGS = ((1, 8), (1, 3), (1, 1))  # how many things the shards show, in turn, unless said otherwise
 KEPT = {"caption": 0.6, "detail": 0.1, "reasoning": 0.3}  # shares of the long turns that are told: loss counts tokens
+COMPARED = ("left", "right", "front", "behind")  # kinds that ask about one thing beside another, in this order
+SOON = ("colour", "material", "size", "kind", "exists", "count", "defect", "hidden")  # learned soon, so told less often
+SHARES = dict.fromkeys(SOON, 0.6) | KEPT  # of the turns of a kind that are told
 FORMAT = 3  # of what is shown and said; others need other shards
 Turn = tuple[str, str, str, list[int]]  # kind, question, answer, the plainly seen things (by number) it is about
 
@@ -123,7 +126,7 @@ class BankConversations:
     def conversation(self, number: int, variant: int = 0) -> Conversation:
         rng = np.random.default_rng([variant, number])
         turns = [turn for turn in self.bank.turns(number) if self.kinds is None or turn[0] in self.kinds]
-        wanted = [turn for turn in turns if self.kinds or rng.random() < KEPT.get(turn[0], 1.0)] or turns
+        wanted = [turn for turn in turns if self.kinds or rng.random() < SHARES.get(turn[0], 1.0)] or turns
         chosen = [wanted[int(i)] for i in rng.permutation(len(wanted))[: self.most]]
         chosen.sort(key=lambda turn: turn[0] in KEPT)  # what describes all would give later answers away
         messages = told(((question, answer) for _, question, answer, _ in chosen), pictures=int(self.pictures))
@@ -142,9 +145,11 @@ class BankConversations:
         def things(kind: str, about: list[int]) -> tuple[Look, ...]:
             if kind in KEPT or len(about) > FEW:  # a text tells of one after another, nobody knows at which word
                 return ()
-            if kind != "nearest" or len(about) != 2:
+            if kind not in ("nearest", *COMPARED) or len(about) != 2:
                 return tuple(looks[row] for row in about)
             one, other = (looks[row] for row in about)
+            if kind in COMPARED:
+                return one, dataclasses.replace(other, second=True)
             return dataclasses.replace(one, told=False), dataclasses.replace(other, asked=False)
 
         return tuple(things(kind, about) for kind, *_, about in turns)

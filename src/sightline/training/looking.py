@@ -5,6 +5,10 @@ layer l − 1                    ↑────────┴─────�
 layer l      patches ←─────────┴────────┴─────────┘          that show it
 layer m      patches ←──────────────────┴─────────┘          that show what the answer tells of, where that is another thing
 
+"Is the mug left of the bowl?" asks about two, and which is which decides: there a second head of the layers l − 1 and l is
+shown the bowl, the first the mug, and the answer is the sign of a difference. From one head that looks at both, relations
+of left and right had not been learned after an hour.
+
 To tell of one thing among several, a decoder must find its patches from a phrase. From answers alone that took longer
 than an hour of CPU allows: for hundreds of steps it named the colour of any thing in the picture. Where truth is known,
 heads are told (attention supervision: Qiao, Dong and Xu 2018, arXiv:1709.06308), and all else is left to the model.
@@ -19,13 +23,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sightline.errors import UsageError
 from sightline.training.labels import IGNORED, Things, run_starts
 
-LOOKS = ("looks", "names", "told")  # what a batch brings of them
+LOOKS = ("looks", "names", "second", "told")  # what a batch brings of them
+HEADS = 2  # of a layer that are shown something
 
 
 @dataclass(frozen=True)
@@ -41,8 +47,12 @@ class Looking:
     names: tuple[int, ...] = ()
     again: int | None = None
 
-    def check(self, layers: int) -> None:
-        """Raises UsageError unless a decoder of so many layers has them, in this order."""
+    def check(self, layers: int, heads: int) -> None:
+        """Raises UsageError unless a decoder of so many layers and heads has them, in this order."""
+        if heads < HEADS:
+            raise UsageError(
+                f"look_layer shows {HEADS} heads where to look, and a layer has {heads}; set heads={HEADS} or more."
+            )
         if not 1 <= self.layer < layers:
             raise UsageError(
                 f"look_layer={self.layer} names no layer with one before it; give 1 to {layers - 1}, or none."
@@ -68,12 +78,14 @@ class Watch:
         rows: Int[Tensor, " asked"],
         columns: Int[Tensor, " asked"],
         segments: Int[Tensor, "rows tokens"],
+        head: int = 0,
     ) -> tuple[Float[Tensor, ""], Bool[Tensor, " asked"]]:
-        """The summed cross-entropy between where the first head looks from (row, column) and where it should, and for each
-        whether its likeliest place is one of those."""
+        """The summed cross-entropy between where a head looks from (row, column) and where it should, and for each whether
+        its likeliest place is one of those."""
         query, key, _ = self.attention.projected(self.tokens, self.rotation)
+        shared = head * key.shape[1] // query.shape[1]
         scale = query.shape[-1] ** -0.5 if self.attention.scale is None else self.attention.scale
-        scores = torch.einsum("sd,std->st", query[rows, 0, columns].float(), key[rows, 0].float()) * scale
+        scores = torch.einsum("sd,std->st", query[rows, head, columns].float(), key[rows, shared].float()) * scale
         at = torch.arange(segments.shape[1], device=segments.device)
         hidden = (at > columns[:, None]) | (segments[rows] != segments[rows, columns][:, None])
         chances = scores.masked_fill(hidden, -math.inf).log_softmax(-1)
@@ -105,23 +117,28 @@ class Watches:
         meant = (batch["names"][answer] == batch["input_ids"][lines, places][:, None, None]).any(-1)
         shown = (batch["looks"][answer] * meant[..., None]).amax(1)
         some = shown.any(1)
+        first, second = ((batch["looks"] * mine[..., None]).amax(1) for mine in (~batch["second"], batch["second"]))
+        two = second[run].any(1)
         loss, found = _see(
-            self.seeing, batch, torch.cat([batch["looks"][run].amax(1), shown[some]]), torch.cat([rows, lines[some]]),
+            self.seeing, batch, torch.cat([first[run], shown[some]]), torch.cat([rows, lines[some]]),
             torch.cat([before, places[some]]), image,
         )  # fmt: skip
+        loss = loss + _see(self.seeing, batch, second[run[two]], rows[two], before[two], image, head=1)[0]
         if self.telling is not None:
-            loss = loss + _see(self.telling, batch, batch["told"][run], rows, before, image)[0]
-        asked = named[rows] * (runs[rows] == run[:, None] - 1)
-        some = asked.any(1)
-        if some.any():
-            aim = asked[some] / asked[some].sum(1, keepdim=True)
-            loss = loss + self.asking.loss(aim, rows[some], before[some], batch["segments"])[0]
+            other = (batch["told"] != batch["looks"].amax(1)).any(1)[run]
+            loss = loss + _see(self.telling, batch, batch["told"][run[other]], rows[other], before[other], image)[0]
+        asked = named[rows] & (runs[rows] == run[:, None] - 1)
+        later = after_widest_gap(asked) & two[:, None]
+        for head, aim in enumerate((asked & ~later, later)):
+            some = aim.any(1)
+            aim = aim[some] / aim[some].sum(1, keepdim=True)
+            loss = loss + self.asking.loss(aim, rows[some], before[some], batch["segments"], head)[0]
         return loss, found[: len(rows)].float().sum()
 
 
 def _see(
     watch: Watch, batch: Mapping[str, Tensor], shown: Float[Tensor, "asked patches"], rows: Int[Tensor, " asked"],
-    columns: Int[Tensor, " asked"], image: int,
+    columns: Int[Tensor, " asked"], image: int, head: int = 0,
 ) -> tuple[Float[Tensor, ""], Bool[Tensor, " asked"]]:  # fmt: skip
     """From (row, column) to the patches that show it, all alike."""
     segments = batch["segments"]
@@ -129,7 +146,7 @@ def _see(
     place = ((batch["input_ids"] == image) & (segments >= 0))[rows] & mine
     patch = (place.cumsum(1) - 1).clamp(0, shown.shape[1] - 1)
     aim = torch.gather(shown / shown.sum(1, keepdim=True), 1, patch) * place
-    return watch.loss(aim, rows, columns, segments)
+    return watch.loss(aim, rows, columns, segments, head)
 
 
 @contextmanager
@@ -171,19 +188,30 @@ def names_asked(batch: Mapping[str, Tensor], names: Sequence[int]) -> Bool[Tenso
     return torch.isin(batch["input_ids"], known) & (batch["labels"] == IGNORED)
 
 
+def after_widest_gap(some: Bool[Tensor, "rows tokens"]) -> Bool[Tensor, "rows tokens"]:
+    """Of a row's marked tokens those after the widest gap: of the names in "the large mug … the red bowl", the bowl's."""
+    at = torch.arange(some.shape[1], device=some.device)
+    last = torch.where(some, at, -1).cummax(1).values
+    previous = F.pad(last[:, :-1], (1, 0), value=-1)
+    gap = torch.where(some & (previous >= 0), at - previous, 0)
+    return some & (at >= gap.argmax(1, keepdim=True)) & gap.any(1, keepdim=True)
+
+
 def tables(looks: Sequence[Things], patches: int) -> dict[str, Tensor]:
     """looks [runs, things, patches]: 1 where a patch shows the thing that is asked about; names [runs, things, words]: ids,
-    −1 for none; told [runs, patches]: 1 where a patch shows what the answer tells of."""
+    −1 for none; second [runs, things]: whether it is the second of two that are compared; told [runs, patches]: 1 where a
+    patch shows what the answer tells of."""
     most = max(1, *(len(things) for things in looks))
     words = max(1, *(len(thing.names) for things in looks for thing in things))
     shown, told = torch.zeros(len(looks), most, patches), torch.zeros(len(looks), patches)
-    named = torch.full((len(looks), most, words), -1)
+    named, second = torch.full((len(looks), most, words), -1), torch.zeros(len(looks), most, dtype=torch.bool)
     for run, things in enumerate(looks):
         for row, thing in enumerate(things):
             where = list(thing.patches)
+            second[run, row] = thing.second
             if thing.asked:
                 shown[run, row, where] = 1.0
                 named[run, row, : len(thing.names)] = torch.tensor(thing.names, dtype=torch.long)
             if thing.told:
                 told[run, where] = 1.0
-    return dict(zip(LOOKS, (shown, named, told), strict=True))
+    return dict(zip(LOOKS, (shown, named, second, told), strict=True))

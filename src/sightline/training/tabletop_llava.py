@@ -117,7 +117,7 @@ def _looking(plan: LlavaRecipe, llava: Llava) -> Looking | None:
     _same_patches(llava)
     names = name_ids(processor_of(llava).tokenizer)
     looking = Looking(plan.look_layer, plan.look_weight, names, plan.look_again)
-    looking.check(plan.layers)
+    looking.check(plan.layers, plan.heads)
     return looking
 
 

@@ -107,9 +107,9 @@ LLAVA_RECIPES: dict[str, LlavaRecipe] = {
     "tabletop-llava": LlavaRecipe(
         what="the built-in model: drawn scenes, a language model from scratch, then the two stages",
         learns="language", template="chat", layer=(-1,), batch_size=32, rows=16, max_length=512,
-        scenes=36_000, turns=12, words_steps=150, sight_steps=2000,
-        sight_rates=("*vision.positions*=2e-3", "*vision.*=3e-4"), alike=0.7, look_layer=2,
-        simple_steps=60, few_steps=200, warmup_share=None,
+        scenes=48_000, image_size=192, turns=12, words_steps=150, sight_steps=3200, mirror=True,
+        sight_rates=("*vision.positions*=2e-3", "*vision.*=3e-4"), alike=0.7, look_layer=2, look_again=4,
+        simple_steps=60, few_steps=300, warmup_share=None,
         options=Options(
             steps=2600, learning_rate=1e-3, optimiser="muon", matrix_rate=0.007,
             warmup=100, weight_decay=0.05, betas=(0.9, 0.98), eps=1e-8,
