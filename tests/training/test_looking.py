@@ -128,6 +128,21 @@ def test_the_loss_is_of_the_heads_own_attention(bank: LessonBank, tmp_path: Path
     assert abs(float(loss) - expected) < 1e-3 * expected and int(found) == right
 
 
+def test_a_thing_without_a_patch_is_not_looked_for(bank: LessonBank, tmp_path: Path) -> None:
+    """Smaller things take patches from larger ones, at times the only one."""
+    plan = llava_recipe("tabletop-llava", [*SMALL, "simple_steps=0", "few_steps=0"])
+    model = build_tabletop_llava(plan, bank.texts())
+    ready = prepare_stage(plan, model, bank, tmp_path, quiet=True)
+    batch = next(b for b in (ready.lessons.batch(step) for step in range(20)) if b["second"].any())
+    batch["looks"][~batch["second"]] = 0
+    batch["told"].zero_()
+    with torch.no_grad(), watched(ready.looking, model.language) as watch:
+        answer_loss(model, batch)
+        assert watch is not None
+        loss, found = watch.loss(batch, model.config.image_token_index)
+    assert loss > 0 and found == 0
+
+
 def test_parts_have_their_own_looks(bank: LessonBank, tmp_path: Path) -> None:
     plan = llava_recipe("tabletop-llava", [*SMALL, "row_length=none"])
     model = build_tabletop_llava(plan, bank.texts())

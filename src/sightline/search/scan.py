@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Float32, Int8, Int64
 from torch import Tensor
 
 from sightline.errors import StoreError
+from sightline.runtime.threads import one_thread
 
 Multiply = Callable[[Tensor, Tensor], Tensor]
 
@@ -148,12 +149,8 @@ def fastest_multiply(codes: Int8[Tensor, "rows dim"]) -> Multiply:
             times.append(time.perf_counter() - start)
         return min(times)
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # with more, a busy machine's scheduler is what would be measured
-    try:
+    with one_thread():  # with more, a busy machine's scheduler is what would be measured
         return _float_multiply if 4 * seconds(_float_multiply) < seconds(torch._int_mm) else torch._int_mm
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _float_multiply(left: Int8[Tensor, "rows dim"], right: Int8[Tensor, "dim queries"]) -> Tensor:

@@ -140,12 +140,12 @@ def _see(
     watch: Watch, batch: Mapping[str, Tensor], shown: Float[Tensor, "asked patches"], rows: Int[Tensor, " asked"],
     columns: Int[Tensor, " asked"], image: int, head: int = 0,
 ) -> tuple[Float[Tensor, ""], Bool[Tensor, " asked"]]:  # fmt: skip
-    """From (row, column) to the patches that show it, all alike."""
+    """From (row, column) to the patches that show it, all alike; nothing where none does."""
     segments = batch["segments"]
     mine = segments[rows] == segments[rows, columns][:, None]
     place = ((batch["input_ids"] == image) & (segments >= 0))[rows] & mine
     patch = (place.cumsum(1) - 1).clamp(0, shown.shape[1] - 1)
-    aim = torch.gather(shown / shown.sum(1, keepdim=True), 1, patch) * place
+    aim = torch.gather(shown / shown.sum(1, keepdim=True).clamp(min=1), 1, patch) * place
     return watch.loss(aim, rows, columns, segments, head)
 
 
