@@ -61,7 +61,10 @@ def test_ctrl_c_is_130_and_says_that_nothing_is_lost(photos: Path, tmp_path: Pat
     command = [sys.executable, "-m", "sightline.app.cli", "world", "0-5000", "--out", str(tmp_path / "w")]
     source = Path(sightline.__file__).parent.parent
     environment = {**os.environ, "PYTHONPATH": str(source)}
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    running = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background inherit "ignored"
+    )  # fmt: skip
     while not list((tmp_path / "w").rglob("*.png")):
         assert running.poll() is None
         time.sleep(0.1)

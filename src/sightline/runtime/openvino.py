@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import io
+import logging
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -146,6 +147,14 @@ def silence() -> Iterator[None]:
     with warnings.catch_warnings(), redirect_stdout(chatter), redirect_stderr(chatter):
         warnings.simplefilter("ignore")
         yield
+
+
+def quantiser() -> Any:
+    """nncf, which takes seconds to import, without the tables that it writes to stdout."""
+    import nncf
+
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    return nncf
 
 
 def _array(tensor: Tensor) -> Any:

@@ -19,7 +19,7 @@ from openvino._offline_transformations import apply_make_stateful_transformation
 from torch import Tensor, nn
 
 from sightline.errors import RuntimeChoiceError
-from sightline.runtime.openvino import core, silence  # which see to it that nothing is reported home
+from sightline.runtime.openvino import core, quantiser, silence  # which see to it that nothing is reported home
 
 MASKED = float(np.finfo(np.float32).min)
 
@@ -71,8 +71,7 @@ def compiled(graph: Any, *, int8: bool = True, exact: bool = False) -> Any:
     """The compiled graph, on torch's number of threads. exact: float32 throughout, its keys and values too; otherwise
     OpenVINO's defaults, which keep those in 8 bits."""
     if int8:
-        import nncf  # takes seconds to import
-
+        nncf = quantiser()
         with silence():
             graph = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_ASYM)
     options: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}

@@ -10,7 +10,6 @@ the bfloat16 engine is used instead and its note says so.
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from sightline.errors import RuntimeChoiceError
 from sightline.runtime.cache import keep, kept
 from sightline.runtime.engines import LEAST_COSINE, agreement
-from sightline.runtime.openvino import GRAPH, OpenVINO, cache_parts, core, graph_of, read_kept, save, silence
+from sightline.runtime.openvino import GRAPH, OpenVINO, cache_parts, core, graph_of, quantiser, read_kept, save, silence
 from sightline.runtime.place import precision_of
 
 LEAST_ROWS = 12  # of calibration; fewer give no ranges worth the name
@@ -97,9 +96,7 @@ def narrowing(graph: Any) -> list[str]:
 
 
 def _quantise(graph: Any, names: tuple[str, ...], rows: Sequence[dict[str, Tensor]], spared: list[str]) -> Any:
-    import nncf  # takes seconds to import
-
-    logging.getLogger("nncf").setLevel(logging.ERROR)
+    nncf = quantiser()
     print(f"sightline: preparing int8 from {len(rows)} inputs; this is done once per model …", file=sys.stderr)
     with silence():
         data = nncf.Dataset([tuple(row[name].numpy() for name in names) for row in rows])

@@ -102,7 +102,7 @@ LLAVA_RECIPES: dict[str, LlavaRecipe] = {
     "llava-fine-tune": LlavaRecipe(
         what="from a small checkpoint such as the built-in one: short answers on your own pictures",
         learns="language", template="chat", batch_size=64, merge=6, max_length=512,
-        options=dataclasses.replace(_AS_LLAVA, epochs=4.0, learning_rate=5e-4, checkpoint_every=100),
+        options=dataclasses.replace(_AS_LLAVA, epochs=6.0, learning_rate=8e-4, checkpoint_every=100),
     ),
     "tabletop-llava": LlavaRecipe(
         what="the built-in model: drawn scenes, a language model from scratch, then the two stages",
