@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +15,6 @@ from PIL import Image
 
 import sightline
 from app.tiny_llava import CONTEXT, TEMPLATE, tiny_llava, write_photos
-from sightline.app.verbs.asking import open_answerer
 from sightline.errors import DataError, EvaluationError, PictureError, UsageError, WeightsError
 from sightline.evaluation.calibration import Calibration
 from sightline.models.language.generate import Generation
@@ -149,31 +144,6 @@ def test_flags(answerer, photos):
     assert cut.flags == ("truncated",) and cut.tokens == 2
     silent = answerer.ask(photos[0], QUESTIONS[0], options=replace(SHORT, suppress=(0, 1, *range(3, 39))))
     assert silent.flags == ("empty",) and silent.text == "" and silent.ids == (2,)
-
-
-def test_an_engine_that_writes(answerer, photos, folder, tmp_path):
-    if find_spec("openvino") is None:
-        pytest.skip('openvino is not installed; pip install "sightline[fast]"')
-    done = sightline.ask(
-        photos[:2], QUESTIONS[0], model=folder, dtype="float32", engine="openvino-int8", max_new_tokens=9
-    )
-    assert [one.answer.tokens for one in done.answers] == [9, 9] and not done.failed
-    opened = open_answerer(folder, dtype="float32", engine="openvino-int8")
-    assert opened.manifest == answerer.manifest | {"writes_with": "openvino-int8"}
-    with pytest.raises(UsageError, match='engine "eager" cannot write; choose auto or openvino-int8'):
-        sightline.ask(photos[0], "Why?", model=folder, engine="eager")
-
-
-def test_the_engine_leaves_stdout_to_the_answers(photos, folder):
-    """nncf writes tables there when it is first imported, so in a process of its own."""
-    if find_spec("openvino") is None:
-        pytest.skip('openvino is not installed; pip install "sightline[fast]"')
-    command = [sys.executable, "-m", "sightline.app.cli", "ask", str(photos[0]), QUESTIONS[0], "--json",
-               "--model", str(folder), "--engine", "openvino-int8", "--max-new-tokens", "3"]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(Path(sightline.__file__).parent.parent)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert [json.loads(line)["tokens"] for line in done.stdout.splitlines()] == [3]
 
 
 def test_words_come_as_they_are_made(answerer, photos):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from sightline.runtime.threads import one_thread
+from sightline.runtime.threads import FEW, one_thread
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def test_one_inside_and_two_again() -> None:
     with one_thread():
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 2
-    with one_thread(False):
+    with one_thread(FEW):
         assert torch.get_num_threads() == 2
 
 

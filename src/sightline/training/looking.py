@@ -68,9 +68,16 @@ class Watch:
 
     def __init__(self, attention: Any) -> None:
         self.attention, self.tokens, self.rotation = attention, None, None
+        self.projected: tuple[Tensor, Tensor] | None = None
 
     def keep(self, module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        self.tokens, self.rotation = given[0], named.get("rotation")
+        self.tokens, self.rotation, self.projected = given[0], named.get("rotation"), None
+
+    def queries_and_keys(self) -> tuple[Tensor, Tensor]:
+        """Of all heads, computed once for all that is asked of them."""
+        if self.projected is None:
+            self.projected = self.attention.projected(self.tokens, self.rotation)[:2]
+        return self.projected
 
     def loss(
         self,
@@ -82,7 +89,7 @@ class Watch:
     ) -> tuple[Float[Tensor, ""], Bool[Tensor, " asked"]]:
         """The summed cross-entropy between where a head looks from (row, column) and where it should, and for each whether
         its likeliest place is one of those."""
-        query, key, _ = self.attention.projected(self.tokens, self.rotation)
+        query, key = self.queries_and_keys()
         shared = head * key.shape[1] // query.shape[1]
         scale = query.shape[-1] ** -0.5 if self.attention.scale is None else self.attention.scale
         scores = torch.einsum("sd,std->st", query[rows, head, columns].float(), key[rows, shared].float()) * scale

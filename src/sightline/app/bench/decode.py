@@ -119,15 +119,21 @@ def _contenders(folder: Path, theirs: Any, ids: torch.Tensor) -> list[tuple[str,
     for name, weights in OURS.items():
         say(f"building {name}")
         found.append((name, _ours(folder, torch.bfloat16, weights, ids)))
-    say(f"building {WRITER}")
-    found.append((WRITER, _ours(folder, torch.bfloat16, ENGINE, ids)))
-    say(f"building {OPENVINO}")
-    try:
+
+    def ours() -> tuple[Answer, int]:
+        return _ours(folder, torch.bfloat16, ENGINE, ids)
+
+    def peer() -> tuple[Answer, int]:
         from sightline.app.bench.decode_openvino import openvino_int8
 
-        found.append((OPENVINO, (openvino_int8(theirs, ids), count)))
-    except Exception as error:  # a peer may be absent or fail in any way; it is then left out, not the bench
-        say(f"{OPENVINO} is left out: {(str(error).splitlines() or [type(error).__name__])[0]}")
+        return openvino_int8(theirs, ids), count
+
+    for name, build in ((WRITER, ours), (OPENVINO, peer)):
+        say(f"building {name}")
+        try:
+            found.append((name, build()))
+        except Exception as error:  # OpenVINO may be absent or fail in any way; it is then left out, not the bench
+            say(f"{name} is left out: {(str(error).splitlines() or [type(error).__name__])[0]}")
     return found
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sightline.errors import UsageError
-from sightline.models.language.generate.choice import FEW, discourage
+from sightline.models.language.generate.choice import discourage
 from sightline.models.language.generate.loops import loop_start
 from sightline.models.language.generate.options import Generated, Generation, Piece
 from sightline.models.language.generate.steps import Step
@@ -75,7 +75,7 @@ def beam_search(
     active, logits = rows, first
     while active:
         going, sources, at = [], [], 0
-        with torch.inference_mode(), one_thread(logits.numel() < FEW):
+        with torch.inference_mode(), one_thread(logits.numel()):
             found = _continuations(logits, active, width, options)
         for row, candidates in zip(active, found, strict=True):
             for hypothesis in candidates:

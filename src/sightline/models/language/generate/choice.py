@@ -13,8 +13,6 @@ from torch import Tensor
 
 from sightline.models.language.generate.options import Generation
 
-FEW = 1_000_000  # scores that one thread goes through sooner than others wake
-
 
 def discourage(
     scores: Float[Tensor, "rows vocab"], seen: Sequence[Sequence[int]], new: int, options: Generation

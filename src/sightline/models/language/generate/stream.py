@@ -12,7 +12,7 @@ from torch import Tensor
 from sightline.errors import UsageError
 from sightline.models.language.generate.answer import Answer, collected
 from sightline.models.language.generate.beams import beam_search
-from sightline.models.language.generate.choice import FEW, choose, discourage
+from sightline.models.language.generate.choice import choose, discourage
 from sightline.models.language.generate.options import Generated, Generation, Piece, histories
 from sightline.models.language.generate.steps import Step
 from sightline.models.language.generate.text import Decodes
@@ -69,7 +69,7 @@ def _one_by_one(
     rows, logits = answers, first  # the answers that the step holds, finished ones among them
     new = 0
     while rows:
-        with torch.inference_mode(), one_thread(logits.numel() < FEW):
+        with torch.inference_mode(), one_thread(logits.numel()):
             logits = logits.float()
             scores = discourage(logits, [a.seen for a in rows], new, options)
             tokens = choose(scores, options, [a.generator for a in rows])
