@@ -17,9 +17,10 @@ from sightline.training.labels import IGNORED, Sample, Shown
 from sightline.training.lesson_bank import BankConversations, LessonBank
 from sightline.training.looking import Looking, after_widest_gap, looking_tokens, run_starts, tables, watched
 from sightline.training.packing import pack
-from sightline.training.recipes.llava import llava_recipe
+from sightline.training.recipes.llava import llava_recipe, shares_of
 from sightline.training.tabletop_llava import build_tabletop_llava, prepare_stage
 from sightline.worlds import tabletop
+from sightline.worlds.tabletop.instructions import KINDS_OF_TURNS
 
 SMALL = ["image_size=128", "width=32", "layers=3", "heads=2", "kv_heads=2", "intermediate=24", "vocab_size=400", "batch_size=5",
          "scenes=12", "look_layer=1", "look_again=2", "cache=false", "dtype=float32", "rows=none"]  # fmt: skip
@@ -47,6 +48,40 @@ def test_an_answer_names_its_patches(bank: LessonBank) -> None:
                 assert {shown.kind, shown.colour, shown.material, shown.size, f"{shown.kind}s"} <= set(thing.words)
             if len(things) == 1 and answer in [t.kind for t in truth.seen]:
                 assert answer in things[0].words
+
+
+def test_what_stands_beside_is_told_of_and_the_other_asked_about(bank: LessonBank) -> None:
+    told = BankConversations(bank, turns=30, kinds=("beside", "nearest"), looks=True)
+    named = nothing = 0
+    for number in range(12):
+        conversation = told.conversation(number, 5)
+        answers = [m["content"][0]["text"] for m in conversation.messages if m["role"] == "assistant"]
+        for answer, things in zip(answers, conversation.looks, strict=True):
+            if answer == "nothing":
+                (thing,) = things
+                assert thing.asked and not thing.second
+                nothing += 1
+            else:
+                one, other = things
+                assert (one.asked, one.told, other.asked, other.told) == (True, False, False, True)
+                assert set(answer.split()) <= set(other.words)
+                named += 1
+    assert named > 5 and nothing > 0
+
+
+def test_shares_of_kinds(bank: LessonBank) -> None:
+    def kinds_told(**shares: float) -> set[str]:
+        texts = {q: kind for n in range(12) for kind, q, *_ in bank.turns(n)}
+        told = BankConversations(bank, turns=99, shares=dict.fromkeys(KINDS_OF_TURNS, 0.0) | shares)
+        asked = [m for n in range(12) for m in told.conversation(n, 1).messages if m["role"] == "user"]
+        return {texts[part["text"]] for m in asked for part in m["content"] if part["type"] == "text"}
+
+    assert kinds_told(size=1.0, caption=1.0) == {"size", "caption"}
+    plan = llava_recipe("tabletop-llava-further", ["shares=point all=0.5,size=1"])
+    assert shares_of(plan) == {"point all": 0.5, "size": 1.0}
+    for wrong in ("smell=0.5", "size=2", "size"):
+        with pytest.raises(UsageError, match="KIND=SHARE"):
+            shares_of(llava_recipe("tabletop-llava", [f"shares={wrong}"]))
 
 
 def test_the_loss_is_of_the_heads_own_attention(bank: LessonBank, tmp_path: Path) -> None:

@@ -53,6 +53,23 @@ def test_small_from_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert (model(**ours).logits - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+def test_on_from_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lesson_bank, "SHARD", 6)
+    first = train_tabletop_llava(tmp_path / "one", settings=[*TINY, "image_size=128"], quiet=True)
+    more = ["scenes=12", "batch_size=4", "steps=2", "warmup=1", "look_layer=none", "dtype=float32", "device=cpu"]
+    done = sightline.train_llava(
+        out=tmp_path / "two", recipe="tabletop-llava-further", model=first.folder, settings=[*more, "image_size=128"],
+        quiet=True,
+    )  # fmt: skip
+    assert {p.name for p in (tmp_path / "two").iterdir()} >= {"model", "scenes"}
+    assert not (tmp_path / "two" / "words").exists() and not (tmp_path / "two" / "sight").exists()
+    old, new = (sightline.load(folder, dtype="float32").state_dict() for folder in (first.folder, done.folder))
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert changed and not any(name.startswith("vision") for name in changed)
+    with pytest.raises(UsageError, match="128 pixels a side and the scenes 192"):
+        sightline.train_llava(out=tmp_path / "x", recipe="tabletop-llava-further", model=first.folder, settings=more)
+
+
 def test_the_recipe_is_small(tmp_path: Path) -> None:
     texts = ["What colour is the mug?", " red <loc_003>", "USER: ASSISTANT:"] * 3
     model = build_tabletop_llava(llava_recipe("tabletop-llava"), texts)
@@ -67,6 +84,8 @@ def test_the_verb_names_what_is_missing(tmp_path: Path) -> None:
         sightline.train_llava(out=tmp_path)
     with pytest.raises(UsageError, match="makes its own model"):
         sightline.train_llava(out=tmp_path, recipe="tabletop-llava", model="x")
+    with pytest.raises(UsageError, match="makes its own model"):
+        sightline.train_llava(out=tmp_path, recipe="tabletop-llava-further", vision="x")
 
 
 def test_show_and_check_from_the_command_line(

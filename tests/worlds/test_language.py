@@ -177,6 +177,8 @@ def _answer(truth: Truth, type: str, text: str) -> str:
         raise AssertionError(text)
     if type == "hidden":
         return _unanswerable(truth, text)
+    if type == "beside":
+        return _beside(truth, text)
     templates = {
         "colour": r"(?:What colour is|Which colour does) (.+?)(?: have)?\?",
         "material": r"What (?:is|material is) (.+?)(?: made of)?\?",
@@ -204,10 +206,28 @@ def _answer(truth: Truth, type: str, text: str) -> str:
     return str(getattr(thing, type))
 
 
+def _beside(truth: Truth, text: str) -> str:
+    """What stands nearest among the things that are a little or more on that side; it must be there clearly."""
+    side, said = re.fullmatch(rf"What (?:is|stands) ({'|'.join(SIDES)}) (the .+)\?", text).groups()  # type: ignore[union-attr]
+    (thing,) = find(truth, said)
+    across = side in ("left of", "to the left of", "right of", "to the right of")
+    measure, sign = (x_of, -1 if "left" in side else 1) if across else (distance_of, 1 if side == "behind" else -1)
+    there = [o for o in truth.things if o is not thing and sign * (measure(truth, o) - measure(truth, thing)) > 0]
+    if not there:
+        return "nothing"
+    steps = sorted((float(np.linalg.norm(np.subtract(thing.centroid_world, o.centroid_world))), o.id) for o in there)
+    assert len(steps) == 1 or steps[1][0] - steps[0][0] > 0.039
+    nearest = truth.things[steps[0][1] - 1]
+    assert nearest.seen and is_side(truth, nearest, side, thing)
+    return f"{nearest.colour} {nearest.kind}"
+
+
 def _unanswerable(truth: Truth, text: str) -> str:
     """A hidden question asks about what does not show: a thing, or a word on a thing that does."""
     word = re.fullmatch(r"What does (.+) read\?", text)
-    kind = re.fullmatch(r"What (?:colour )?(?:is|does) the (\w+)(?: made of| read)?\?", text)
+    kind = re.fullmatch(
+        r"What (?:colour )?(?:is|does)(?: nearest to| left of| behind)? the (\w+)(?: made of| read)?\?", text
+    )
     if kind and not any(thing.kind == kind[1] for thing in visible(truth)):
         return "cannot be seen"
     assert word, text

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,10 @@ PATCH = 16  # pixels of the patches whose sights are kept
 THINGS = ((1, 8), (1, 3), (1, 1))  # how many things the shards show, in turn, unless said otherwise
 KEPT = {"caption": 0.6, "detail": 0.1, "reasoning": 0.3}  # shares of the long turns that are told: loss counts tokens
 COMPARED = ("left", "right", "front", "behind")  # kinds that ask about one thing beside another, in this order
+TELL_OF_ANOTHER = ("nearest", "beside")  # kinds whose answer names another thing than their question
 SOON = ("colour", "material", "size", "kind", "exists", "count", "defect", "hidden")  # learned soon, so told less often
 SHARES = dict.fromkeys(SOON, 0.6) | KEPT  # of the turns of a kind that are told
-FORMAT = 3  # of what is shown and said; others need other shards
+FORMAT = 4  # of what is shown and said; others need other shards
 Turn = tuple[str, str, str, list[int]]  # kind, question, answer, the plainly seen things (by number) it is about
 
 
@@ -98,14 +99,16 @@ class BankConversations:
     turns: at most so many, in random order, long ones last. kinds: only these. pictures: False for text alone.
     looks: say where in the picture to look, for models with a token for every patch.
     rising: (steps, things): so many steps see scenes of at most so many things only.
+    shares: of the turns of a kind, how many are told where no kinds are chosen; 1 of those not named.
     """
 
     drawn = True
 
     def __init__(
         self, bank: LessonBank, *, turns: int = 8, kinds: Sequence[str] | None = None, pictures: bool = True,
-        rising: Sequence[tuple[int, int]] = (), looks: bool = False,
+        rising: Sequence[tuple[int, int]] = (), looks: bool = False, shares: Mapping[str, float] = SHARES,
     ) -> None:  # fmt: skip
+        self.shares = shares
         self.bank, self.most, self.kinds, self.pictures, self.rising = bank, turns, kinds, pictures, tuple(rising)
         self.looks = looks
         self.source, self.problems = bank.source, list[str]()
@@ -126,7 +129,7 @@ class BankConversations:
     def conversation(self, number: int, variant: int = 0) -> Conversation:
         rng = np.random.default_rng([variant, number])
         turns = [turn for turn in self.bank.turns(number) if self.kinds is None or turn[0] in self.kinds]
-        wanted = [turn for turn in turns if self.kinds or rng.random() < SHARES.get(turn[0], 1.0)] or turns
+        wanted = [turn for turn in turns if self.kinds or rng.random() < self.shares.get(turn[0], 1.0)] or turns
         chosen = [wanted[int(i)] for i in rng.permutation(len(wanted))[: self.most]]
         chosen.sort(key=lambda turn: turn[0] in KEPT)  # what describes all would give later answers away
         messages = told(((question, answer) for _, question, answer, _ in chosen), pictures=int(self.pictures))
@@ -145,7 +148,7 @@ class BankConversations:
         def things(kind: str, about: list[int]) -> tuple[Look, ...]:
             if kind in KEPT or len(about) > FEW:  # a text tells of one after another, nobody knows at which word
                 return ()
-            if kind not in ("nearest", *COMPARED) or len(about) != 2:
+            if kind not in (*TELL_OF_ANOTHER, *COMPARED) or len(about) != 2:
                 return tuple(looks[row] for row in about)
             one, other = (looks[row] for row in about)
             if kind in COMPARED:
@@ -155,9 +158,8 @@ class BankConversations:
         return tuple(things(kind, about) for kind, *_, about in turns)
 
     def fingerprint(self) -> str:
-        return (
-            f"{self.source}-{self.bank.count}-{self.bank.shard}-{self.most}-{self.kinds}-{self.pictures}-{self.rising}"
-        )
+        bank = f"{self.source}-{self.bank.count}-{self.bank.shard}"
+        return f"{bank}-{self.most}-{self.kinds}-{self.pictures}-{self.rising}-{sorted(self.shares.items())}"
 
 
 class BankPictures:

@@ -1,9 +1,10 @@
-"""Train the built-in LLaVA on the tabletop world: `sightline train llava --recipe tabletop-llava`.
+"""Train the built-in LLaVA on the tabletop world: `sightline train llava --recipe tabletop-llava[-further]`.
 
 draw scenes and what can be said of them → learn a tokenizer from it → a small Llama from first weights
 → words     the language model alone reads and writes what is said (LLaVA starts from one that can; this one is new)
 → stage 1   tower and bridge, from what every patch shows and where it is, in the vectors of words (sight.py)
 → stage 2   bridge and language model, from all kinds of turns; the tower is frozen
+further     stage 2 again, on from a model
 """
 
 from __future__ import annotations
@@ -21,26 +22,29 @@ from sightline.models.vlm.llava import Llava
 from sightline.models.vlm.vicuna import llava_template
 from sightline.training.assembling import assemble
 from sightline.training.first_decoder import END, START, look_for_alike, new_decoder
-from sightline.training.lesson_bank import PATCH, BankConversations, BankPictures, LessonBank
+from sightline.training.lesson_bank import PATCH, SHARES, BankConversations, BankPictures, LessonBank
 from sightline.training.looking import Looking
 from sightline.training.loop import TrainingResult, fit
-from sightline.training.recipes.llava import LlavaRecipe, llava_recipe, things_of
+from sightline.training.recipes.llava import LlavaRecipe, llava_recipe, shares_of, things_of
 from sightline.training.sight import NamesAndPlaces, Seeing, as_loud_as_words, louder_positions
 from sightline.training.sight_bank import SightBatches, name_ids, value_words
-from sightline.training.stages import Prepared, make_ready, processor_of, run
+from sightline.training.stages import Prepared, loaded, make_ready, processor_of, run
 
 
 def train_tabletop_llava(
-    out: str | Path, *, settings: Iterable[str] = (), resume: str = "auto", bank: Path | None = None,
-    quiet: bool = False,
+    out: str | Path, *, recipe_name: str = "tabletop-llava", settings: Iterable[str] = (),
+    model: str | Path | Llava | None = None, resume: str = "auto", bank: Path | None = None, quiet: bool = False,
 ) -> TrainingResult:  # fmt: skip
-    """From a CLIP and nothing else to `out/model`, a LLaVA in the official format; resumable at every stage.
+    """From a CLIP and nothing else, or on from `model`, to `out/model`, a LLaVA in the official format; resumable at
+    every stage.
 
     settings: `key=value` changes of the recipe. bank: where drawn scenes are kept (default: `out/scenes`).
+    Raises UsageError for a model whose pictures have another size than the recipe's scenes.
     """
-    plan, out = llava_recipe("tabletop-llava", settings), Path(out)
+    plan, out = llava_recipe(recipe_name, settings), Path(out)
+    llava = None if model is None else _for_scenes(loaded(model), plan)
     lessons = drawn_lessons(plan, bank or out / "scenes", quiet=quiet)
-    llava = build_tabletop_llava(plan, lessons.texts())
+    llava = llava or build_tabletop_llava(plan, lessons.texts())
 
     def teach(stage: LlavaRecipe, folder: Path) -> TrainingResult:
         ready = prepare_stage(stage, llava, lessons, out, quiet=quiet)
@@ -95,10 +99,20 @@ def prepare_stage(plan: LlavaRecipe, llava: Llava, lessons: LessonBank, out: Pat
     looking = _looking(plan, llava) if plan.learns == "language" else None
     said = BankConversations(
         lessons, turns=turns, kinds=kinds, pictures=plan.learns != "words", rising=rising,
-        looks=looking is not None,
+        looks=looking is not None, shares=SHARES | shares_of(plan),
     )  # fmt: skip
     seen = BankPictures(lessons, llava.processor.pictures)
     return dataclasses.replace(make_ready(llava, plan, said, seen, out / "cache", quiet=quiet), looking=looking)
+
+
+def _for_scenes(llava: Llava, plan: LlavaRecipe) -> Llava:
+    """The model itself, whose pictures must be the scenes'."""
+    side = llava.vision.config.image_size
+    if side != plan.image_size:
+        raise UsageError(
+            f"the model's pictures have {side} pixels a side and the scenes {plan.image_size}; set image_size={side}."
+        )
+    return llava
 
 
 def _same_patches(llava: Llava) -> None:
@@ -117,7 +131,8 @@ def _looking(plan: LlavaRecipe, llava: Llava) -> Looking | None:
     _same_patches(llava)
     names = name_ids(processor_of(llava).tokenizer)
     looking = Looking(plan.look_layer, plan.look_weight, names, plan.look_again)
-    looking.check(plan.layers, plan.heads)
+    blocks: Any = llava.language.blocks
+    looking.check(len(blocks), blocks[0].attention.heads)
     return looking
 
 

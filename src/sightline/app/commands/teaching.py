@@ -36,7 +36,7 @@ def llava(
     ] = Path("runs/llava"),
     recipe: Annotated[
         str | None,
-        typer.Option(help="llava-stage1, llava-stage2, llava-stage2-lora, llava-fine-tune or tabletop-llava."),
+        typer.Option(help="llava-stage1, llava-stage2, llava-stage2-lora, llava-fine-tune, tabletop-llava[-further]."),
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe (may be repeated).")] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="A LLaVA to go on with.")] = None,

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sightline.app.options import SPEAKS
 from sightline.app.verbs.result import Result
 from sightline.app.verbs.training import Checked, Trained, checked_result, require_recipe, trained_result
 from sightline.errors import UsageError
 
-WORLD = "tabletop-llava"  # the recipe that draws its own data
+WORLD, FURTHER = "tabletop-llava", "tabletop-llava-further"  # the recipes that draw their own data
 
 
 @dataclass(kw_only=True)
@@ -39,15 +40,17 @@ def train_llava(
     """Teach a LLaVA; the same call again goes on where it stopped.
 
     data: LLaVA's JSON, COCO captions, or JSON lines of messages, questions and answers or captions; not needed by the
-    recipe "tabletop-llava". pictures: their folder. model: a LLaVA to go on with; or vision (a CLIP or SigLIP),
-    language (a decoder) and bridge (mlp2x_gelu, linear, qformer, …) to put one together.
+    recipes "tabletop-llava" and "tabletop-llava-further" (on from the built-in model, or from `model`). pictures:
+    their folder. model: a LLaVA to go on with; or vision (a CLIP or SigLIP), language (a decoder) and bridge
+    (mlp2x_gelu, linear, qformer, …) to put one together.
     """
     out = Path(out)
     _check(data, recipe, model, vision, language)
-    if recipe == WORLD and data is None:
+    if recipe in (WORLD, FURTHER) and data is None:
         from sightline.training.tabletop_llava import train_tabletop_llava
 
-        done = train_tabletop_llava(out, settings=settings, resume=resume, quiet=quiet)
+        model = model or (SPEAKS if recipe == FURTHER else None)
+        done = train_tabletop_llava(out, recipe_name=recipe, settings=settings, model=model, resume=resume, quiet=quiet)
     else:
         from sightline.training.stages import train_llava as train
 
@@ -108,8 +111,11 @@ def _check(data: Any, recipe: str | None, model: Any, vision: Any, language: Any
     from sightline.training.recipes.llava import LLAVA_RECIPES
 
     require_recipe(recipe, LLAVA_RECIPES)
-    if recipe == WORLD and data is None:
-        if model or vision or language:
-            raise UsageError(f"the recipe {WORLD} makes its own model; leave --model, --vision and --language out.")
+    if recipe in (WORLD, FURTHER) and data is None:
+        if vision or language or (model and recipe == WORLD):
+            raise UsageError(
+                f"the recipe {WORLD} makes its own model; leave --model, --vision and --language out, or take "
+                f"{FURTHER} to go on from a --model."
+            )
     elif data is None:
         raise UsageError(f"name the conversations to learn from, or --recipe {WORLD}, which draws its own.")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from sightline.errors import UsageError
 from sightline.training.options import Options
 from sightline.training.recipes.changing import changed
+from sightline.worlds.tabletop.instructions import KINDS_OF_TURNS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,9 @@ class LlavaRecipe:
     image_size: int = 128
     things: tuple[str, ...] = ("1-8", "1-3", "1-1")  # how many things the scenes show, 2,000 scenes each in turn
     turns: int = 8
+    shares: tuple[
+        str, ...
+    ] = ()  # "kind=share": of the turns of a kind, how many are told; as lesson_bank has it where not named
     words_steps: int = 0
     sight_steps: int = 0  # tower, bridge and word vectors, from what every patch shows
     sight_batch: int = 64  # pictures
@@ -118,6 +122,19 @@ LLAVA_RECIPES: dict[str, LlavaRecipe] = {
     ),
 }  # fmt: skip
 
+_BUILT_IN = LLAVA_RECIPES["tabletop-llava"]
+LLAVA_RECIPES["tabletop-llava-further"] = dataclasses.replace(
+    _BUILT_IN,
+    what="the built-in model's last stage again, from a model: above all what is beside and nearest to what",
+    words_steps=0, sight_steps=0, simple_steps=0, few_steps=0, alike=0.0,
+    shares=(
+        "exists=0.2", "count=0.3", "colour=0.2", "material=0.2", "size=0.2", "kind=0.3", "defect=0.3", "hidden=0.6",
+        "left=0.25", "right=0.25", "front=0.25", "behind=0.25", "reads=0.2", "point=0.4", "point all=0.4", "name=0.4",
+        "caption=0.4",
+    ),
+    options=dataclasses.replace(_BUILT_IN.options, learning_rate=7e-4, matrix_rate=0.005),
+)  # fmt: skip
+
 
 def llava_recipe(name: str, assignments: Iterable[str] = ()) -> LlavaRecipe:
     """A recipe by name with `key=value` changes of its own settings and of Options.
@@ -143,6 +160,16 @@ def things_of(plan: LlavaRecipe) -> tuple[tuple[int, int], ...]:
     if not found or not all(m and m[1] <= m[2] for m in found):
         raise UsageError(f"things={','.join(plan.things)} is unknown; write shares from 1-1 to 1-8, such as 1-1,1-3.")
     return tuple((int(m[1]), int(m[2])) for m in found if m)
+
+
+def shares_of(plan: LlavaRecipe) -> dict[str, float]:
+    """Kind of turn → share that is told. Raises UsageError for what is no such share."""
+    found = {share: re.fullmatch(r"([a-z ]+)=(0?\.\d+|[01](?:\.0*)?)", share) for share in plan.shares}
+    if wrong := next(
+        (share for share, match in found.items() if match is None or match[1] not in KINDS_OF_TURNS), None
+    ):
+        raise UsageError(f"shares={wrong} is unknown; write KIND=SHARE, from 0 to 1, of {', '.join(KINDS_OF_TURNS)}.")
+    return {match[1]: float(match[2]) for match in found.values() if match}
 
 
 def scheduled(plan: LlavaRecipe, steps_per_epoch: int) -> Options:

@@ -13,12 +13,21 @@ import numpy as np
 from sightline.errors import WorldError
 
 from .phrases import Description, phrase, showing
-from .relations import OPPOSITE, holds, nearest
+from .relations import OPPOSITE, denies, holds, nearest
 from .truth import ThingTruth, Truth
 from .vocabulary import COLOURS, KINDS, MATERIALS, PRINTED_KINDS
 
 UNSEEN = "cannot be seen"
+NOTHING = "nothing"
 TURNED_AWAY = 0.05  # a word of which less shows cannot be read at all
+
+
+_SIDES = {
+    "left of": ("What is left of {x}?", "What is to the left of {x}?", "What stands left of {x}?"),
+    "right of": ("What is right of {x}?", "What is to the right of {x}?", "What stands right of {x}?"),
+    "in front of": ("What is in front of {x}?", "What stands in front of {x}?"),
+    "behind": ("What is behind {x}?", "What stands behind {x}?"),
+}
 
 
 @dataclass(frozen=True)
@@ -118,6 +127,22 @@ def _nearest(truth: Truth, rng: np.random.Generator) -> list[Question]:
     return made
 
 
+def _beside(truth: Truth, rng: np.random.Generator) -> list[Question]:
+    """What is on a side of a thing: the clearly nearest of those clearly there, or "nothing"."""
+    named, none = list[Question](), list[Question]()
+    for thing in truth.seen:
+        pointed = phrase(truth, thing, rng)
+        for relation, templates in _SIDES.items() if pointed and len(truth.things) > 1 else ():
+            maybe = [o for o in truth.things if o.id != thing.id and not denies(truth, o, relation, thing)]
+            other = nearest(thing, maybe)
+            text = _say(rng, *templates, x=pointed or "")
+            if not maybe:
+                none.append(Question("beside", text, NOTHING, (thing.id,)))
+            elif other is not None and other.seen and holds(truth, other, relation, thing):
+                named.append(Question("beside", text, f"{other.colour} {other.kind}", (thing.id, other.id)))
+    return named + [none[int(i)] for i in rng.permutation(len(none))[: (len(named) + 1) // 2]]
+
+
 def _reads(truth: Truth, rng: np.random.Generator) -> list[Question]:
     made = []
     for thing in truth.seen:
@@ -153,7 +178,8 @@ def _hidden(truth: Truth, rng: np.random.Generator) -> list[Question]:
     if not made:
         absent = [kind for kind in KINDS if all(thing.kind != kind for thing in truth.things)]
         kind = _any(rng, tuple(absent))
-        asks = ["What colour is the {x}?", "What is the {x} made of?"]
+        asks = ["What colour is the {x}?", "What is the {x} made of?", "What is nearest to the {x}?"]
+        asks += ["What is left of the {x}?", "What is behind the {x}?"]
         asks += ["What does the {x} read?"] if kind in PRINTED_KINDS else []
         made.append(Question("hidden", _say(rng, *asks, x=kind), UNSEEN, ()))
     return made
@@ -174,6 +200,7 @@ _MAKERS: dict[str, Callable[[Truth, np.random.Generator], list[Question]]] = {
     "reads": _reads,
     "defect": _defect,
     "hidden": _hidden,
+    "beside": _beside,
 }
 QUESTION_TYPES: tuple[str, ...] = tuple(_MAKERS)
 
