@@ -59,11 +59,11 @@ def test_what_stands_beside_is_told_of_and_the_other_asked_about(bank: LessonBan
         for answer, things in zip(answers, conversation.looks, strict=True):
             if answer == "nothing":
                 (thing,) = things
-                assert thing.asked and not thing.second
+                assert thing.part == "subject"
                 nothing += 1
             else:
                 one, other = things
-                assert (one.asked, one.told, other.asked, other.told) == (True, False, False, True)
+                assert (one.part, other.part) == ("asked", "told")
                 assert set(answer.split()) <= set(other.words)
                 named += 1
     assert named > 5 and nothing > 0
@@ -198,16 +198,19 @@ def test_parts_have_their_own_looks(bank: LessonBank, tmp_path: Path) -> None:
 def test_what_is_cut_off_is_not_looked_for() -> None:
     ids = np.arange(8, dtype=np.int32)
     labels = np.array([IGNORED, IGNORED, 2, 3, IGNORED, 5, 6, IGNORED], np.int32)
-    one, two = (Shown((1,), (5, 6)),), (Shown((2, 3), (7,), told=False), Shown((0,), (), asked=False, second=True))
+    one, two = (
+        (Shown((1,), (5, 6)),),
+        (Shown((2, 3), (7,), "asked"), Shown((0,), (), "told"), Shown((1,), (8,), "second")),
+    )
     whole = Sample("a", ids, labels, (), (one, two))
     short = Sample("b", ids[:4], labels[:4], (), (two, one))
     assert pack([whole, short], None, 0).looks == (one, two, two)
     assert pack([short, Sample("c", ids, labels)], None, 0).looks == ()
     made = tables([two, ()], 4)
-    assert made["looks"].tolist() == [[[0, 0, 1, 1], [0, 0, 0, 0]], [[0, 0, 0, 0], [0, 0, 0, 0]]]
-    assert made["names"].tolist() == [[[7], [-1]], [[-1], [-1]]]
-    assert made["told"].tolist() == [[1, 0, 0, 0], [0, 0, 0, 0]]
-    assert made["second"].tolist() == [[False, True], [False, False]]
+    assert made["looks"].tolist() == [[[0, 0, 1, 1], [0, 0, 0, 0], [0, 1, 0, 0]], [[0, 0, 0, 0]] * 3]
+    assert made["names"].tolist() == [[[7], [-1], [8]], [[-1]] * 3]
+    assert made["told"].tolist() == [[1, 1, 0, 0], [0, 0, 0, 0]]
+    assert made["second"].tolist() == [[False, False, True], [False] * 3]
 
 
 def test_names_of_two_things_are_told_apart_by_the_widest_gap() -> None:

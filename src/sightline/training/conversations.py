@@ -16,7 +16,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sightline.errors import DataError
 from sightline.training.readers.lists import PICTURE_NAMES, read_coco_captions
@@ -32,19 +32,21 @@ DESCRIBE = (  # what a caption answers (LLaVA's paper asks in these words too, a
 )  # fmt: skip
 
 
+Part = Literal[  # that a thing plays in an answer
+    "subject",  # the question names it, and the answer tells of it
+    "second",  # a subject, of two that are compared the one named last
+    "asked",  # the question names it, and the answer tells of another ("what is nearest to the mug?")
+    "told",  # only the answer tells of it
+]
+
+
 @dataclass(frozen=True)
 class Look:
-    """A thing that an answer is about: patches that show it, and words that name it.
-
-    asked: the question names it. told: the answer tells of it ("what is nearest to the mug?" tells of something else).
-    second: of two things that are compared, the one named last.
-    """
+    """A thing that an answer is about: patches that show it, and words that name it."""
 
     patches: tuple[int, ...]
     words: tuple[str, ...] = ()
-    asked: bool = True
-    told: bool = True
-    second: bool = False
+    part: Part = "subject"
 
 
 @dataclass(frozen=True)

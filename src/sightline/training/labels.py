@@ -20,7 +20,7 @@ from torch import Tensor
 from sightline.errors import DataError, TrainingError
 from sightline.models.language.chat import Message, Rendered
 from sightline.models.language.tokenizers import Tokenizer, token_name
-from sightline.training.conversations import IMAGE, Conversation
+from sightline.training.conversations import IMAGE, Conversation, Part
 
 IGNORED = -100  # the label of a token that is not learned, as in torch's cross-entropy
 
@@ -30,9 +30,7 @@ class Shown(NamedTuple):
 
     patches: tuple[int, ...]
     names: tuple[int, ...]
-    asked: bool = True
-    told: bool = True
-    second: bool = False
+    part: Part = "subject"
 
 
 Things = tuple[Shown, ...]
@@ -124,7 +122,7 @@ class Encoder:
         numbers, labels = self._expand(ids, learned)
         kept = self._kept(numbers)
         looks = tuple(
-            tuple(Shown(look.patches, self._names(look.words), look.asked, look.told, look.second) for look in things)
+            tuple(Shown(look.patches, self._names(look.words), look.part) for look in things)
             for things in conversation.looks[: len(rendered.spans)]
         )
         sample = Sample(

@@ -152,8 +152,8 @@ class BankConversations:
                 return tuple(looks[row] for row in about)
             one, other = (looks[row] for row in about)
             if kind in COMPARED:
-                return one, dataclasses.replace(other, second=True)
-            return dataclasses.replace(one, told=False), dataclasses.replace(other, asked=False)
+                return one, dataclasses.replace(other, part="second")
+            return dataclasses.replace(one, part="asked"), dataclasses.replace(other, part="told")
 
         return tuple(things(kind, about) for kind, *_, about in turns)
 

@@ -215,10 +215,10 @@ def tables(looks: Sequence[Things], patches: int) -> dict[str, Tensor]:
     for run, things in enumerate(looks):
         for row, thing in enumerate(things):
             where = list(thing.patches)
-            second[run, row] = thing.second
-            if thing.asked:
+            second[run, row] = thing.part == "second"
+            if thing.part != "told":
                 shown[run, row, where] = 1.0
                 named[run, row, : len(thing.names)] = torch.tensor(thing.names, dtype=torch.long)
-            if thing.told:
+            if thing.part != "asked":
                 told[run, where] = 1.0
     return dict(zip(LOOKS, (shown, named, second, told), strict=True))
