@@ -11,9 +11,9 @@ from PIL import Image
 
 import sightline
 from sightline.app.cli import main
-from sightline.app.drawing import LEAST, colour_of, draw_boxes
+from sightline.app.drawing import SHORTEST, boxes_drawn, colour_of
 from sightline.errors import UsageError
-from sightline.media import Boxes
+from sightline.media import Boxes, Picture
 from sightline.models.detection.detr import DETR, DetrConfig
 from sightline.models.detection.grid import Grid, GridConfig
 from sightline.models.detection.processor import DetrProcessor
@@ -85,7 +85,7 @@ def test_detect_writes_lines_drawings_and_names_what_is_broken(models, photos, m
     )
     assert (out / "boxes.jsonl").read_text().splitlines() == text.splitlines()
     drawing = Image.open(out / "photo_0.png")
-    assert max(drawing.size) >= LEAST and drawing.size[0] * 32 == drawing.size[1] * 48
+    assert max(drawing.size) >= SHORTEST and drawing.size[0] * 32 == drawing.size[1] * 48
     code, text, _ = run(monkeypatch, capsys, "detect", photos / "photo 1.png", "-m", models / "grid", "-t", "1")
     assert code == 0 and "nothing with a score above 1" in text
 
@@ -135,9 +135,13 @@ def test_a_drawing_shows_boxes_where_they_are():
     boxes = Boxes(
         np.array([[10, 20, 30, 40]], np.float32), np.array([0]), np.array([0.5], np.float32), ("mug",), 100, 100
     )
-    pixels = np.zeros((50, 50, 3), np.uint8)  # a scaled decode: half of the original's size
-    sheet = np.asarray(draw_boxes(pixels, boxes))
+    picture = Picture(np.zeros((50, 50, 3), np.uint8), "a.png", (100, 100))  # a scaled decode: half of the original
+    sheet = boxes_drawn(picture, boxes)
     zoom = sheet.shape[0] / 100
-    assert tuple(sheet[round(40 * zoom) - 1, round(20 * zoom)]) == colour_of(0)  # the lower edge
+    assert tuple(sheet[round(40 * zoom) - 1, round(20 * zoom)]) == colour_of(0)  # inside the lower edge
     assert tuple(sheet[round(30 * zoom), round(20 * zoom)]) == (0, 0, 0)  # the middle is not painted over
-    assert draw_boxes(pixels, boxes[:0]).size == sheet.shape[1::-1]
+    assert boxes_drawn(picture, boxes[:0]).shape == sheet.shape
+    sure = Boxes(np.tile(boxes.xyxy, (2, 1)), np.array([1, 0]), np.array([0.9, 0.2], np.float32), ("a", "b"), 100, 100)
+    assert tuple(boxes_drawn(picture, sure)[round(40 * zoom) - 1, round(20 * zoom)]) == colour_of(
+        1
+    )  # the surest, on top

@@ -83,7 +83,7 @@ def test_where_writes_what_python_gives(run, models, photo, tmp_path, monkeypatc
     assert said["depth"] == 1.5 and [call["call"] for call in said["action"]] == ["move_to", "grasp"]
     assert json.loads((tmp_path / "out" / "places.json").read_text())[0]["xyz"] == said["xyz"]
     assert "<script" not in (tmp_path / "out" / "page.html").read_text()
-    assert Image.open(tmp_path / "out" / "picture.png").size == (448, 391)
+    assert Image.open(tmp_path / "out" / "picture.png").size == (470, 410)
     code, out, err = run("where", photo, "it", "--depth", tmp_path / "depth.png", "--to-base", tmp_path / "base.json")
     assert code == 3 and "not to be trusted" in out and "no robot call" in out and "--fov" in err
     code, out, _ = run("where", photo, "it", *options, "--widest", 0.01)

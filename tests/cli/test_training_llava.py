@@ -48,12 +48,17 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     (tmp_path / "instances_val.json").write_text(json.dumps({"images": images[:2], "annotations": boxes[:2], **kinds}))
     Image.new("RGB", (28, 28)).save(tmp_path / "photo.png")
     listed = commands()
-    assert len(listed) == 13 and {words[0] for words in listed} == {"sightline"}
+    assert len(listed) == 14 and {words[0] for words in listed} == {"sightline"}
     for words in listed:
         if "--endpoint" in words:  # a server; tests/training/test_making.py has one
             continue
         if words[1:3] == ["train", "llava"] and "--show" not in words:
             small = FROM_NOTHING if "tabletop-llava" in words else TINY
+            small = (
+                [*TINY, "scenes=12", "image_size=128", "look_layer=none"]
+                if "tabletop-llava-further" in words
+                else small
+            )
             words = [*words, *(f"--set={setting}" for setting in small), *["--quiet"][: "--check" not in words]]
         code = 0
         monkeypatch.setattr("sys.argv", words)

@@ -74,7 +74,7 @@ def say_places(shown: Shown, real: list[Places]) -> list[str]:
 
 def add_placed(page: Report, shown: Shown, real: list[Places]) -> None:
     """The drawn picture with what was said of each phrase, and the real frames."""
-    from sightline.app.placing_drawing import places_drawn
+    from sightline.app.drawing import places_drawn
     from sightline.app.placing_page import figure
 
     page.heading("Where", "Box, depth and metres in the camera's frame: x to the right, y down, z ahead.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from sightline.app.placing_drawing import depth_drawn, places_drawn
+from sightline.app.drawing import depth_drawn, places_drawn
 from sightline.app.report import Card, Report, escape
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sightline.app.drawing import draw_boxes, save_drawing
+from sightline.app.drawing import boxes_drawn, save_drawing
 from sightline.app.options import DETECTS
 from sightline.app.verbs.embed import Progress, gather, name_of
 from sightline.app.verbs.opening import open_model
@@ -92,7 +92,7 @@ def detect(
             boxes = boxes[(-boxes.scores).argsort(kind="stable")].clip()
             if wanted is not None:
                 boxes = boxes[[i for i, label in enumerate(boxes.labels.tolist()) if label in wanted]]
-            file = save_drawing(draw_boxes(picture.pixels, boxes), Path(out), picture.source, taken) if out else None
+            file = save_drawing(boxes_drawn(picture, boxes), Path(out), picture.source, taken) if out else None
             done.append(Detected(picture.source, boxes, file))
         if progress is not None:
             progress(len(done) + len(failed), len(failed))

@@ -9,8 +9,8 @@ from typing import Any
 
 from PIL import Image
 
+from sightline.app.drawing import boxes_drawn, points_drawn
 from sightline.app.options import BUILT_IN, DETECTS, GROUNDS, MEASURES, SPEAKS
-from sightline.app.placing_drawing import boxes_drawn, points_drawn
 from sightline.app.verbs.asking import open_answerer
 from sightline.app.verbs.embed import Progress, gather, name_of
 from sightline.app.verbs.opening import open_embedder

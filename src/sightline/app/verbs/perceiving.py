@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sightline.app.drawing import boxes_drawn, depth_drawn
 from sightline.app.options import BUILT_IN, DETECTS, MEASURES
-from sightline.app.placing_drawing import boxes_drawn, depth_drawn
 from sightline.app.verbs.embed import Progress, gather, name_of
 from sightline.app.verbs.locating import open_depth, open_detector
 from sightline.app.verbs.opening import ModelLike, open_model
