@@ -41,11 +41,13 @@ class Forecast:
 
     Attention counts as it is run here, fused: its scores are never held. `score_bytes` is what they would take, for the
     largest layer and for all; it grows with the fourth power of the side of a picture.
+    products: how many different shapes (rows, in, out) linear layers meet.
     """
 
     attentions: tuple[Attended, ...]
     flops: int
     peak_bytes: int
+    products: int = 0
 
     @property
     def tokens(self) -> int:
@@ -66,32 +68,38 @@ def forecast(compute: Callable[..., Any], inputs: Mapping[str, Tensor]) -> Forec
 
     Raises RuntimeChoiceError when it needs numbers to go on, or does not take such inputs.
     """
-    flops, attention, memory = FlopCounterMode(display=False), _Attention(), _Memory()
+    flops, calls, memory = FlopCounterMode(display=False), _Calls(), _Memory()
     try:
-        with torch.no_grad(), flops, memory, attention:
+        with torch.no_grad(), flops, memory, calls:
             compute(**inputs)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in inputs.items())
         raise RuntimeChoiceError(f"no forecast can be made for inputs of {shapes} ({error}).") from None
-    return Forecast(tuple(attention.calls), flops.get_total_flops() + attention.flops, memory.peak)
+    total = flops.get_total_flops() + calls.flops
+    return Forecast(tuple(calls.attentions), total, memory.peak, len(calls.products))
 
 
-class _Attention(TorchFunctionMode):
-    """Writes attention calls down and answers with a tensor of the right shape, as the fused kernel would."""
+class _Calls(TorchFunctionMode):
+    """Writes down the shapes of linear layers and attention calls; these it answers with a tensor of the right shape, as
+    the fused kernel would."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[Attended] = []
+        self.attentions: list[Attended] = []
+        self.products: set[tuple[int, int, int]] = set()
         self.flops = 0
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if function is torch.nn.functional.linear:
+            rows, weight = args[0], args[1]
+            self.products.add((rows.numel() // rows.shape[-1], weight.shape[1], weight.shape[0]))
         if function is not torch.nn.functional.scaled_dot_product_attention:
             return function(*args, **kwargs)
         query, key, value = args[:3]
         batch, heads, queries, size = query.shape
         keys = key.shape[2]
-        self.calls.append(Attended(batch, heads, queries, keys))
+        self.attentions.append(Attended(batch, heads, queries, keys))
         self.flops += 2 * batch * heads * queries * keys * (size + value.shape[-1])
         return query.new_empty(batch, heads, queries, value.shape[-1])
 

@@ -37,6 +37,7 @@ class TowerCost:
     """One batch through one tower. flops: 2 per multiply-add. activation_bytes: most that is alive at once, in float32.
     Scores: bytes that attention would hold if it were computed step by step, for one layer (the largest) and for all;
     the fused kernels here never hold them. cache_bytes: keys and values that a decoder keeps, in bfloat16.
+    products: different shapes of matrix products in linear layers.
     """
 
     tower: str
@@ -50,6 +51,7 @@ class TowerCost:
     score_bytes_per_layer: int
     score_bytes: int
     cache_bytes: int = 0
+    products: int = 0
 
 
 @dataclass(kw_only=True)
@@ -228,4 +230,5 @@ def _run(
         activation_bytes=found.peak_bytes,
         score_bytes_per_layer=found.score_bytes_per_layer,
         score_bytes=found.score_bytes,
+        products=found.products,
     )

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from sightline.errors import ConfigError, TokenizerError, UsageError, WeightsError
 from sightline.hub import Config, Fused, KeyTable
-from sightline.models.language.word_model import WordModel
+from sightline.models.language.word_model import WordModel, scored
 from sightline.models.outputs import CrossEncoderOutput, CrossOutput
 from sightline.nn import CrossCache, CrossStack, LayerNorm, PostBlock, activation, attention_bias
 
@@ -245,7 +245,7 @@ class BertLM(WordModel[BertConfig]):
             output_attentions=output_attentions,
         )
         last = out.last_hidden_state
-        logits = self.score(last[:, -1:] if last_only else last)
+        logits = scored(self.score, last, last_only)
         return CrossOutput(logits, last, out.hidden_states, out.attentions, cache, out.cross_attentions)
 
     @classmethod

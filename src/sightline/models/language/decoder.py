@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from sightline.errors import TokenizerError, UsageError
 from sightline.hub import KeyTable
 from sightline.models.language.decoder_config import QKV, DecoderConfig, GroupedKeys, RotaryConfig
-from sightline.models.language.word_model import WordModel
+from sightline.models.language.word_model import WordModel, scored
 from sightline.models.outputs import DecoderOutput
 from sightline.nn import Cache, Rotary, Rotation, attention_bias
 from sightline.nn.cache import joined_padding
@@ -192,7 +192,7 @@ class Decoder(WordModel[D]):
                 attentions.append(seen)
         last = self.leave(tokens)
         return DecoderOutput(
-            self.score(last[:, -1:] if last_only else last),
+            scored(self.score, last, last_only),
             last,
             (*states[:-1], last) if output_hidden_states else None,
             tuple(attentions) if output_attentions else None,

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sightline.errors import UsageError
-from sightline.models.language.word_model import C, WordModel
+from sightline.models.language.word_model import C, WordModel, scored
 from sightline.models.outputs import CrossOutput
 from sightline.nn import CrossCache, CrossStacked, attention_bias
 
@@ -68,5 +68,5 @@ class EncoderDecoder(WordModel[C]):
             output_attentions=output_attentions,
         )
         last = out.tokens
-        logits = self.score(last[:, -1:] if last_only else last)
+        logits = scored(self.score, last, last_only)
         return CrossOutput(logits, last, out.hidden_states, out.attentions, cache, out.cross_attentions)
