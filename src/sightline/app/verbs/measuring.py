@@ -30,10 +30,9 @@ from sightline.models.zoo import model_class
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PEAK = Path("/proc/self/status")
-HELD = (
-    0.4  # of the activations: freed, and still the allocator's when the most is alive (glibc, 28 to 130 M parameters)
-)
-LIBRARIES = 7 << 20  # bytes that oneDNN and its like keep of the first shapes they meet
+HELD = 0.4  # of the activations: freed, and still the allocator's when the most is alive (glibc, 7 to 130 M parameters)
+LIBRARIES = {"float32": 6 << 20, "bfloat16": 1 << 20}  # bytes that oneDNN and its like keep, and …
+KERNEL = {"float32": 0, "bfloat16": 1_150_000}  # … for every shape of product that oneDNN writes code for
 
 
 @dataclass(kw_only=True)
@@ -79,7 +78,7 @@ def measure_memory(
     weights = sum(p.numel() * p.element_size() for p in shaped.parameters())
     most = max(tower.activation_bytes for tower in found)
     plan = {"tokens": length, "height": height, "width": width, "batch": batch_size, "dtype": dtype}
-    held = LIBRARIES + round(HELD * most)
+    held = LIBRARIES[dtype] + KERNEL[dtype] * sum(tower.products for tower in found) + round(HELD * most)
     measured = _in_a_process(shaped.config, plan)
     return Measured(
         model=str(model), kind=type(shaped).__name__, input=found[-1].input, dtype=dtype, batch_size=batch_size,
