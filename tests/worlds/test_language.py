@@ -230,6 +230,10 @@ def _unanswerable(truth: Truth, text: str) -> str:
     )
     if kind and not any(thing.kind == kind[1] for thing in visible(truth)):
         return "cannot be seen"
+    if not word and (coloured := re.search(r"the (\w+) (\w+)(?: made of| small or large)?\?", text)):
+        assert coloured[2] in {thing.kind for thing in visible(truth)}
+        assert coloured.groups() not in {(thing.colour, thing.kind) for thing in truth.things}, text
+        return "cannot be seen"
     assert word, text
     (thing,) = find(truth, word[1])
     assert thing.word_visible <= 0.05 and thing.word is not None

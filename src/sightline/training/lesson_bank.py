@@ -33,7 +33,7 @@ COMPARED = ("left", "right", "front", "behind")  # kinds that ask about one thin
 TELL_OF_ANOTHER = ("nearest", "beside")  # kinds whose answer names another thing than their question
 SOON = ("colour", "material", "size", "kind", "exists", "count", "defect", "hidden")  # learned soon, so told less often
 SHARES = dict.fromkeys(SOON, 0.6) | KEPT  # of the turns of a kind that are told
-FORMAT = 4  # of what is shown and said; others need other shards
+FORMAT = 5  # of what is shown and said; others need other shards
 Turn = tuple[str, str, str, list[int]]  # kind, question, answer, the plainly seen things (by number) it is about
 
 

@@ -19,6 +19,7 @@ from .vocabulary import COLOURS, KINDS, MATERIALS, PRINTED_KINDS
 
 UNSEEN = "cannot be seen"
 NOTHING = "nothing"
+OVERSAID = 0.4  # of the phrases of which it might be; "the red mug" where there is one mug
 TURNED_AWAY = 0.05  # a word of which less shows cannot be read at all
 
 
@@ -90,11 +91,23 @@ def _count(truth: Truth, rng: np.random.Generator) -> list[Question]:
     return made
 
 
+def _named(truth: Truth, thing: ThingTruth, rng: np.random.Generator, avoid: Sequence[str] = ()) -> str | None:
+    """The phrase of a thing; at times its colour and kind though fewer words would do, as people say."""
+    said = Description((("colour", thing.colour), ("kind", thing.kind)))
+    if (
+        rng.random() < OVERSAID
+        and not {"colour", "kind"} & set(avoid)
+        and [o.id for o in showing(truth) if said.fits(o)] == [thing.id]
+    ):
+        return f"the {said.noun}"
+    return phrase(truth, thing, rng, avoid=avoid)
+
+
 def _attribute(name: str, *templates: str) -> Callable[[Truth, np.random.Generator], list[Question]]:
     def make(truth: Truth, rng: np.random.Generator) -> list[Question]:
         made = []
         for thing in truth.seen:
-            pointed = phrase(truth, thing, rng, avoid=(name,))
+            pointed = _named(truth, thing, rng, avoid=(name,))
             if pointed is not None:
                 made.append(Question(name, _say(rng, *templates, x=pointed), getattr(thing, name), (thing.id,)))
         return made
@@ -120,7 +133,7 @@ def _relation(name: str, relation: str, *templates: str) -> Callable[[Truth, np.
 def _nearest(truth: Truth, rng: np.random.Generator) -> list[Question]:
     made = []
     for thing in truth.seen:
-        pointed, other = phrase(truth, thing, rng), nearest(thing, truth.things)
+        pointed, other = _named(truth, thing, rng), nearest(thing, truth.things)
         if pointed is not None and other is not None and other.seen and len(truth.things) > 2:
             text = _say(rng, "What is nearest to {x}?", "Which thing stands closest to {x}?", x=pointed)
             made.append(Question("nearest", text, f"{other.colour} {other.kind}", (thing.id, other.id)))
@@ -131,7 +144,7 @@ def _beside(truth: Truth, rng: np.random.Generator) -> list[Question]:
     """What is on a side of a thing: the clearly nearest of those clearly there, or "nothing"."""
     named, none = list[Question](), list[Question]()
     for thing in truth.seen:
-        pointed = phrase(truth, thing, rng)
+        pointed = _named(truth, thing, rng)
         for relation, templates in _SIDES.items() if pointed and len(truth.things) > 1 else ():
             maybe = [o for o in truth.things if o.id != thing.id and not denies(truth, o, relation, thing)]
             other = nearest(thing, maybe)
@@ -166,7 +179,7 @@ def _defect(truth: Truth, rng: np.random.Generator) -> list[Question]:
 
 def _hidden(truth: Truth, rng: np.random.Generator) -> list[Question]:
     """Sensible questions that the picture cannot answer: the thing stands behind another, its word is turned away,
-    or there is no such thing."""
+    or there is no such thing, or none of that colour."""
     made = []
     shown = {thing.kind for thing in showing(truth)}
     for thing in truth.things:
@@ -182,6 +195,12 @@ def _hidden(truth: Truth, rng: np.random.Generator) -> list[Question]:
         asks += ["What is left of the {x}?", "What is behind the {x}?"]
         asks += ["What does the {x} read?"] if kind in PRINTED_KINDS else []
         made.append(Question("hidden", _say(rng, *asks, x=kind), UNSEEN, ()))
+    if truth.seen:  # there is one, in another colour
+        kind = _any(rng, [thing.kind for thing in truth.seen])
+        absent = [colour for colour in COLOURS if (colour, kind) not in {(t.colour, t.kind) for t in truth.things}]
+        asks = ["What is {x} made of?", "Is {x} small or large?", "What is nearest to {x}?"]
+        asks += [_any(rng, templates) for templates in _SIDES.values()]
+        made.append(Question("hidden", _say(rng, *asks, x=f"the {_any(rng, absent)} {kind}"), UNSEEN, ()))
     return made
 
 
