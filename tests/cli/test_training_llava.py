@@ -54,11 +54,8 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
             continue
         if words[1:3] == ["train", "llava"] and "--show" not in words:
             small = FROM_NOTHING if "tabletop-llava" in words else TINY
-            small = (
-                [*TINY, "scenes=12", "image_size=128", "look_layer=none"]
-                if "tabletop-llava-further" in words
-                else small
-            )
+            if "tabletop-llava-further" in words:
+                small = [*TINY, "scenes=12", "look_layer=none"]
             words = [*words, *(f"--set={setting}" for setting in small), *["--quiet"][: "--check" not in words]]
         code = 0
         monkeypatch.setattr("sys.argv", words)
