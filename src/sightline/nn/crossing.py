@@ -104,7 +104,9 @@ def cross_attend(
     if kept.key is None or kept.value is None:
         if context is None:
             raise TypeError("this attention crosses to a context and was given none")
-        kept.key, kept.value = (_by_head(x, attention) for x in attention.key_value(context).chunk(2, dim=-1))
+        rows = attention.key_value(context.flatten(0, 1))  # an expanded or cut context would copy the weights
+        both = rows.unflatten(0, context.shape[:2]).chunk(2, dim=-1)
+        kept.key, kept.value = (_by_head(x, attention) for x in both)
     query = _by_head(attention.query(tokens), attention)
     scale, softcap = attention.scale, attention.softcap
     seen: Tensor | None = None
