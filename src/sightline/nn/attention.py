@@ -210,8 +210,8 @@ class Attention(nn.Module):
         if self.crosses:
             if context is None:
                 raise TypeError("this attention crosses to a context and was given none")
-            query = self._by_head(self.query(tokens))
-            key, value = self._by_head(self.key_value(context)).chunk(2, dim=1)
+            query = self.by_head(self.query(tokens))
+            key, value = self.looked_at(context)
         else:
             query, key, value = self.projected(tokens, rotation)
             if cache is not None:
@@ -224,9 +224,16 @@ class Attention(nn.Module):
             mixed = attend(query, key, value, bias=bias, causal=causal, scale=scale, softcap=cap)
         return self.output(mixed.transpose(1, 2).flatten(2)), seen
 
+    def looked_at(self, context: Float[Tensor, "batch keys context"]) -> tuple[Tensor, Tensor]:
+        """Key and value of a context by head, [batch, heads, keys, size]. Projected as rows: an expanded or cut context
+        would make torch multiply copies of the weights (see word_model.scored)."""
+        rows = self.key_value(context.flatten(0, 1))
+        key, value = self.by_head(rows.unflatten(0, context.shape[:2])).chunk(2, dim=1)
+        return key, value
+
     def projected(self, tokens: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value by head, [batch, heads, tokens, size]; queries and keys are turned in one go."""
-        projected = self._by_head(self.qkv(tokens))
+        projected = self.by_head(self.qkv(tokens))
         if self.norm_query is None and self.norm_key is None and rotation is not None:
             turning, value = torch.split(projected, [self.heads + self.kv_heads, self.kv_heads], dim=1)
             query, key = torch.split(rotate(turning, rotation), [self.heads, self.kv_heads], dim=1)
@@ -240,5 +247,5 @@ class Attention(nn.Module):
             query, key = rotate(query, rotation), rotate(key, rotation)
         return query, key, value
 
-    def _by_head(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch heads tokens size"]:
+    def by_head(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch heads tokens size"]:
         return torch.unflatten(x, -1, (-1, self.size)).transpose(1, 2)

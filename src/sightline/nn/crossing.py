@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -104,10 +103,8 @@ def cross_attend(
     if kept.key is None or kept.value is None:
         if context is None:
             raise TypeError("this attention crosses to a context and was given none")
-        rows = attention.key_value(context.flatten(0, 1))  # an expanded or cut context would copy the weights
-        both = rows.unflatten(0, context.shape[:2]).chunk(2, dim=-1)
-        kept.key, kept.value = (_by_head(x, attention) for x in both)
-    query = _by_head(attention.query(tokens), attention)
+        kept.key, kept.value = attention.looked_at(context)
+    query = attention.by_head(attention.query(tokens))
     scale, softcap = attention.scale, attention.softcap
     seen: Tensor | None = None
     if weights:
@@ -115,10 +112,6 @@ def cross_attend(
     else:
         mixed = attend(query, kept.key, kept.value, bias=bias, scale=scale, softcap=softcap)
     return attention.output(mixed.transpose(1, 2).flatten(2)), seen
-
-
-def _by_head(x: Float[Tensor, "batch tokens width"], attention: Attention) -> Tensor:
-    return torch.unflatten(x, -1, (-1, attention.size)).transpose(1, 2)
 
 
 @dataclass(frozen=True)
