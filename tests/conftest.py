@@ -84,3 +84,19 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data is absent: {folder} is no folder; set SIGHTLINE_DATA to it")
     return folder
+
+
+@pytest.fixture(scope="module")
+def llava_folder(tmp_path_factory: pytest.TempPathFactory, awake: Callable[..., Any]) -> Path:
+    """A LLaVA of a few thousand random numbers, as transformers writes it."""
+    from app.tiny_llava import tiny_llava
+
+    return tiny_llava(tmp_path_factory.mktemp("llava"), awake)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three pictures of noise in odd sizes."""
+    from app.tiny_llava import write_photos
+
+    return write_photos(tmp_path_factory.mktemp("photos"))

@@ -27,23 +27,13 @@ SHORT = Generation(max_new_tokens=9, loops=None)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, awake):
-    return tiny_llava(tmp_path_factory.mktemp("llava"), awake)
+def theirs(llava_folder):
+    return transformers.LlavaForConditionalGeneration.from_pretrained(llava_folder, dtype=torch.float32).eval()
 
 
 @pytest.fixture(scope="module")
-def theirs(folder):
-    return transformers.LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-
-
-@pytest.fixture(scope="module")
-def answerer(folder):
-    return Answerer(sightline.load(folder, device="cpu", dtype="float32"))
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos"))
+def answerer(llava_folder):
+    return Answerer(sightline.load(llava_folder, device="cpu", dtype="float32"))
 
 
 def inputs_of(folder, photo, question, turns=()):
@@ -77,10 +67,10 @@ def logprobs(theirs, inputs, ids):
 # ---- answers
 
 
-def test_answers_and_confidence_are_those_of_transformers(folder, theirs, answerer, photos):
+def test_answers_and_confidence_are_those_of_transformers(llava_folder, theirs, answerer, photos):
     for photo in photos:
         for question in QUESTIONS:
-            inputs = inputs_of(folder, photo, question)
+            inputs = inputs_of(llava_folder, photo, question)
             answer = answerer.ask(photo, question, options=SHORT)
             assert answer.ids == generated(theirs, inputs)
             assert answer.confidence == pytest.approx(math.exp(sum(logprobs(theirs, inputs, answer.ids))), rel=1e-3)
@@ -155,12 +145,12 @@ def test_words_come_as_they_are_made(answerer, photos):
 # ---- choices, calibration
 
 
-def test_choices_are_scored_by_their_tokens(folder, theirs, answerer, photos):
+def test_choices_are_scored_by_their_tokens(llava_folder, theirs, answerer, photos):
     names = ["yes", "no", "cannot be seen"]
     ids = [[35 - 15, 2], [36 - 15, 2], [32, 33, 34, 2]]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(llava_folder)
     assert [tokenizer.decode(i, skip_special_tokens=True) for i in ids] == names
-    inputs = inputs_of(folder, photos[1], QUESTIONS[2])
+    inputs = inputs_of(llava_folder, photos[1], QUESTIONS[2])
     wanted = [np.mean(logprobs(theirs, inputs, i)) for i in ids]
     answer = answerer.ask(photos[1], QUESTIONS[2], choices=names)
     got = {choice.text: choice for choice in answer.choices}
@@ -195,12 +185,14 @@ def test_a_calibration_in_the_model_folder_is_applied_and_said(tmp_path, awake, 
 # ---- conversation
 
 
-def test_a_conversation_reads_what_was_said(folder, theirs, answerer, photos):
+def test_a_conversation_reads_what_was_said(llava_folder, theirs, answerer, photos):
     talk = answerer.converse(photos[0])
     first = talk.say(QUESTIONS[0], options=SHORT)
     second = talk.say(QUESTIONS[1], options=SHORT)
     assert talk.turns == [(QUESTIONS[0], first.text), (QUESTIONS[1], second.text)]
-    assert second.ids == generated(theirs, inputs_of(folder, photos[0], QUESTIONS[1], [(QUESTIONS[0], first.text)]))
+    assert second.ids == generated(
+        theirs, inputs_of(llava_folder, photos[0], QUESTIONS[1], [(QUESTIONS[0], first.text)])
+    )
 
 
 def test_a_stopped_answer_stays_as_far_as_it_came(answerer, photos):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import sightline
-from app.tiny_llava import tiny_llava, write_photos
+from app.tiny_llava import tiny_llava
 from sightline.errors import UsageError
 from sightline.evaluation import fit_temperature
 from sightline.evaluation.spoken import judged
@@ -18,14 +18,8 @@ QUESTIONS = ("what is this ?", "how many red mugs are there and what is behind t
 
 
 @pytest.fixture(scope="module")
-def answerer(tmp_path_factory, awake):
-    folder = tiny_llava(tmp_path_factory.mktemp("llava"), awake)
-    return Answerer(sightline.load(folder, device="cpu", dtype="float32"))
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos"))
+def answerer(llava_folder):
+    return Answerer(sightline.load(llava_folder, device="cpu", dtype="float32"))
 
 
 def lines(path: Path) -> list[dict]:

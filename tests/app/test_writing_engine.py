@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 import sightline
-from app.tiny_llava import tiny_llava, write_photos
 from sightline.app.verbs.asking import open_answerer
 from sightline.errors import UsageError
 from sightline.pipelines import Answerer
@@ -23,32 +22,24 @@ pytestmark = pytest.mark.skipif(
 QUESTION = "what is this ?"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, awake):
-    return tiny_llava(tmp_path_factory.mktemp("llava"), awake)
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos"))
-
-
-def test_an_engine_that_writes(photos, folder):
-    done = sightline.ask(photos[:2], QUESTION, model=folder, dtype="float32", engine="openvino-int8", max_new_tokens=9)
+def test_an_engine_that_writes(photos, llava_folder):
+    done = sightline.ask(
+        photos[:2], QUESTION, model=llava_folder, dtype="float32", engine="openvino-int8", max_new_tokens=9
+    )
     assert [one.answer.tokens for one in done.answers] == [9, 9] and not done.failed
     plain, opened = (
-        Answerer(sightline.load(folder, dtype="float32")),
-        open_answerer(folder, dtype="float32", engine="openvino-int8"),
+        Answerer(sightline.load(llava_folder, dtype="float32")),
+        open_answerer(llava_folder, dtype="float32", engine="openvino-int8"),
     )
     assert opened.manifest == plain.manifest | {"writes_with": "openvino-int8"}
     with pytest.raises(UsageError, match='engine "eager" cannot write; choose auto or openvino-int8'):
-        sightline.ask(photos[0], "Why?", model=folder, engine="eager")
+        sightline.ask(photos[0], "Why?", model=llava_folder, engine="eager")
 
 
-def test_the_engine_leaves_stdout_to_the_answers(photos, folder):
+def test_the_engine_leaves_stdout_to_the_answers(photos, llava_folder):
     """nncf writes tables there when it is first imported, so in a process of its own."""
     command = [sys.executable, "-m", "sightline.app.cli", "ask", str(photos[0]), QUESTION, "--json",
-               "--model", str(folder), "--engine", "openvino-int8", "--max-new-tokens", "3"]  # fmt: skip
+               "--model", str(llava_folder), "--engine", "openvino-int8", "--max-new-tokens", "3"]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(Path(sightline.__file__).parent.parent)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,6 @@ import transformers
 from PIL import Image
 
 import sightline
-from app.tiny_llava import tiny_llava, write_photos
 from parity.test_idefics import AROUND, IMAGE, reference
 from parity.test_idefics_processor import folder_of, official
 from sightline.app.cli import main
@@ -29,18 +28,8 @@ ASKED = "what is this ?"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, awake):
-    return tiny_llava(tmp_path_factory.mktemp("llava"), awake)
-
-
-@pytest.fixture(scope="module")
-def answerer(folder):
-    return Answerer(sightline.load(folder, device="cpu", dtype="float32"))
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos"))
+def answerer(llava_folder):
+    return Answerer(sightline.load(llava_folder, device="cpu", dtype="float32"))
 
 
 # ---- on the command line
@@ -145,14 +134,14 @@ def of_llava(folder, shown, photo, question):
     return see(images=pictures, text=prompt, return_tensors="pt")
 
 
-def test_llava_reads_the_chat_template_with_the_turns(folder, answerer, photos):
+def test_llava_reads_the_chat_template_with_the_turns(llava_folder, answerer, photos):
     a, b, c = photos
     shown = [(a, "how many mugs are there ?", "two"), (b, ASKED, "a ball")]
-    inputs = of_llava(folder, shown, c, ASKED)
+    inputs = of_llava(llava_folder, shown, c, ASKED)
     taught = answerer.with_examples([Example(a, "two", "how many mugs are there ?"), Example(b, "a ball")])
     row = taught._row(ASKED, taught._seen([c]))
     assert row.ids == inputs["input_ids"][0].tolist()
-    theirs = transformers.LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    theirs = transformers.LlavaForConditionalGeneration.from_pretrained(llava_folder, dtype=torch.float32).eval()
     with torch.no_grad():
         done = theirs.generate(**inputs, max_new_tokens=7, do_sample=False, pad_token_id=0)
     assert taught.ask(c, ASKED, options=SHORT).ids == tuple(done[0, inputs["input_ids"].shape[1] :].tolist())
@@ -212,9 +201,9 @@ def test_a_file_of_answers_knows_its_examples(answerer, photos, tmp_path):
     assert sightline.ask(photos[0], ASKED, **given).kept == 0
 
 
-def test_no_calibration_is_applied(folder, photos):
-    model = sightline.load(folder, device="cpu", dtype="float32")
-    file = folder / "calibration.json"
+def test_no_calibration_is_applied(llava_folder, photos):
+    model = sightline.load(llava_folder, device="cpu", dtype="float32")
+    file = llava_folder / "calibration.json"
     Calibration(kind="temperature", n=7, temperature=2.0).save(file)
     try:
         plain = Answerer(model)
@@ -259,10 +248,10 @@ def test_which_families_take_one_picture():
     assert IdeficsProcessor.CONVERSES and not PaliGemmaProcessor.CONVERSES
 
 
-def test_the_command_gives_what_python_gives(folder, photos, monkeypatch, capsys):
+def test_the_command_gives_what_python_gives(llava_folder, photos, monkeypatch, capsys):
     a, b, c = map(str, photos)
     words = ["ask", c, ASKED, "--example", f'picture={a},answer="two, or so"', "--example", f"picture={b},answer=red",
-             "--model", str(folder), "--device", "cpu", "--dtype", "float32", "--max-new-tokens", "5"]  # fmt: skip
+             "--model", str(llava_folder), "--device", "cpu", "--dtype", "float32", "--max-new-tokens", "5"]  # fmt: skip
 
     def run(*words):
         monkeypatch.setattr("sys.argv", ["sightline", *words])
@@ -274,10 +263,12 @@ def test_the_command_gives_what_python_gives(folder, photos, monkeypatch, capsys
 
     code, said = run(*words, "--json")
     examples = [Example(a, "two, or so"), Example(b, "red")]
-    done = sightline.ask(c, ASKED, examples=examples, model=folder, device="cpu", dtype="float32", max_new_tokens=5)
+    done = sightline.ask(
+        c, ASKED, examples=examples, model=llava_folder, device="cpu", dtype="float32", max_new_tokens=5
+    )
     (record,) = done.records()
     assert code == 0 and {**json.loads(said.out), "seconds": 0} == {**record, "seconds": 0}
     assert math.isfinite(done.answers[0].answer.confidence)
-    code, said = run(*words[:3], "--example", "picture=nowhere.jpg,answer=two", "--model", str(folder))
+    code, said = run(*words[:3], "--example", "picture=nowhere.jpg,answer=two", "--model", str(llava_folder))
     assert code == 2 and "which is no file" in said.err
     assert Path(a).is_file() and np.asarray(Image.open(a)).ndim == 3

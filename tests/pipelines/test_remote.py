@@ -18,7 +18,6 @@ import pytest
 from PIL import Image
 
 import sightline
-from app.tiny_llava import write_photos
 from sightline.app.cli import main
 from sightline.errors import SourceError, UsageError
 from sightline.hub.endpoint import Server
@@ -73,11 +72,6 @@ def server() -> Iterator[str]:
     yield f"http://127.0.0.1:{httpd.server_port}/v1"
     httpd.shutdown()
     httpd.server_close()
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 def pictures_of(body: dict[str, Any]) -> list[Image.Image]:
