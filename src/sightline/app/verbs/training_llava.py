@@ -13,7 +13,8 @@ from sightline.app.verbs.result import Result
 from sightline.app.verbs.training import Checked, Trained, checked_result, require_recipe, trained_result
 from sightline.errors import UsageError
 
-WORLD, FURTHER = "tabletop-llava", "tabletop-llava-further"  # the recipes that draw their own data
+WORLD, FURTHER = "tabletop-llava", "tabletop-llava-further"
+DRAWS = (WORLD, FURTHER)  # the recipes that draw their own data
 
 
 @dataclass(kw_only=True)
@@ -46,7 +47,7 @@ def train_llava(
     """
     out = Path(out)
     _check(data, recipe, model, vision, language)
-    if recipe in (WORLD, FURTHER) and data is None:
+    if recipe in DRAWS and data is None:
         from sightline.training.tabletop_llava import train_tabletop_llava
 
         model = model or (SPEAKS if recipe == FURTHER else None)
@@ -111,7 +112,7 @@ def _check(data: Any, recipe: str | None, model: Any, vision: Any, language: Any
     from sightline.training.recipes.llava import LLAVA_RECIPES
 
     require_recipe(recipe, LLAVA_RECIPES)
-    if recipe in (WORLD, FURTHER) and data is None:
+    if recipe in DRAWS and data is None:
         if vision or language or (model and recipe == WORLD):
             raise UsageError(
                 f"the recipe {WORLD} makes its own model; leave --model, --vision and --language out, or take "

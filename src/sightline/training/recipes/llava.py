@@ -60,9 +60,7 @@ class LlavaRecipe:
     image_size: int = 128
     things: tuple[str, ...] = ("1-8", "1-3", "1-1")  # how many things the scenes show, 2,000 scenes each in turn
     turns: int = 8
-    shares: tuple[
-        str, ...
-    ] = ()  # "kind=share": of the turns of a kind, how many are told; as lesson_bank has it where not named
+    shares: tuple[str, ...] = ()  # "kind=share": of the turns of a kind, how many are told (others: see lesson_bank)
     words_steps: int = 0
     sight_steps: int = 0  # tower, bridge and word vectors, from what every patch shows
     sight_batch: int = 64  # pictures

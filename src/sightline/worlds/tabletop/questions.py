@@ -22,7 +22,6 @@ NOTHING = "nothing"
 OVERSAID = 0.4  # of the phrases of which it might be; "the red mug" where there is one mug
 TURNED_AWAY = 0.05  # a word of which less shows cannot be read at all
 
-
 _SIDES = {
     "left of": ("What is left of {x}?", "What is to the left of {x}?", "What stands left of {x}?"),
     "right of": ("What is right of {x}?", "What is to the right of {x}?", "What stands right of {x}?"),
@@ -145,10 +144,12 @@ def _beside(truth: Truth, rng: np.random.Generator) -> list[Question]:
     named, none = list[Question](), list[Question]()
     for thing in truth.seen:
         pointed = _named(truth, thing, rng)
-        for relation, templates in _SIDES.items() if pointed and len(truth.things) > 1 else ():
+        if pointed is None or len(truth.things) < 2:
+            continue
+        for relation, templates in _SIDES.items():
             maybe = [o for o in truth.things if o.id != thing.id and not denies(truth, o, relation, thing)]
             other = nearest(thing, maybe)
-            text = _say(rng, *templates, x=pointed or "")
+            text = _say(rng, *templates, x=pointed)
             if not maybe:
                 none.append(Question("beside", text, NOTHING, (thing.id,)))
             elif other is not None and other.seen and holds(truth, other, relation, thing):
@@ -197,7 +198,8 @@ def _hidden(truth: Truth, rng: np.random.Generator) -> list[Question]:
         made.append(Question("hidden", _say(rng, *asks, x=kind), UNSEEN, ()))
     if truth.seen:  # there is one, in another colour
         kind = _any(rng, [thing.kind for thing in truth.seen])
-        absent = [colour for colour in COLOURS if (colour, kind) not in {(t.colour, t.kind) for t in truth.things}]
+        taken = {thing.colour for thing in truth.things if thing.kind == kind}
+        absent = [colour for colour in COLOURS if colour not in taken]
         asks = ["What is {x} made of?", "Is {x} small or large?", "What is nearest to {x}?"]
         asks += [_any(rng, templates) for templates in _SIDES.values()]
         made.append(Question("hidden", _say(rng, *asks, x=f"the {_any(rng, absent)} {kind}"), UNSEEN, ()))
